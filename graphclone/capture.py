@@ -1,0 +1,210 @@
+"""Model → Trace: a functional ATen graph that reads its parameters by name.
+
+`torch.export` (non-strict) traces the model; the graph is functionalised only where it mutates something, sub-graphs that
+merely switch gradients or autocast off are inlined, and everything lifted (parameters, buffers, constants) becomes a `get_attr`.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from graphclone.errors import CaptureError
+from graphclone.inputs import describe
+
+_WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}  # higher-order op → where its sub-graph stands
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A model as a graph of ATen calls.
+
+    **Attributes**
+
+    - `graph`: placeholders are the user's inputs; every parameter, buffer and constant is a `get_attr` of its name.
+    - `state`: the tensors that the graph reads, by name (on `meta` if the model was).
+    - `parameters`: the names in `state` that are trainable; the others are buffers and constants.
+    - `aliases`: other names of the same parameter (ties) → the name that the graph uses.
+    - `unused`: parameters and buffers of the model that never reach the output.
+    - `in_spec`, `out_spec`: the call signature, as pytree specs.
+    - `inputs`: the example inputs as data (see `graphclone.inputs`).
+    - `modules`: node → dotted path of the module that called it.
+    """
+
+    graph: fx.Graph
+    state: Mapping[str, Tensor]
+    parameters: frozenset[str]
+    aliases: Mapping[str, str]
+    unused: tuple[str, ...]
+    in_spec: Any
+    out_spec: Any
+    inputs: Mapping[str, Any] = field(repr=False)
+    modules: Mapping[fx.Node, str] = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"Trace({len(self.graph.nodes)} nodes, {len(self.parameters)} parameters)"
+
+
+def capture(model: nn.Module | ExportedProgram, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Trace:
+    """Trace a model on example inputs.
+
+    **Arguments**: `model`, a module (on any device, `meta` too; its train/eval state is respected) or a ready-made
+    `ExportedProgram`; `args`, `kwargs`, inputs as the model's `forward` takes them.
+
+    **Raises** `CaptureError` with the place in the model that torch.export cannot trace.
+    """
+    program = model if isinstance(model, ExportedProgram) else _export(model, args, dict(kwargs or {}))
+    if any(_mutates(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
+        program = program.run_decompositions({})
+    return _unlift(program, _aliases(model, program))
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    try:
+        return torch.export.export(model, args, kwargs, strict=False)
+    except Exception as error:
+        where = source_line(str(error)) or _last_frame(error)
+        raise CaptureError(
+            f"torch.export cannot trace {type(model).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}",
+            because=f"it stops at {where}" if where else f"of {type(error).__name__}",
+            attempt="another attention implementation, the KV cache off (use_cache=False), or other example inputs; "
+            "a data-dependent `if` on a tensor has to become torch.where",
+        ) from error
+
+
+def _last_frame(error: BaseException) -> str | None:
+    """The deepest frame outside torch: the user's own line."""
+    where, trace = None, error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if f"{'torch'}/" not in name.replace("\\", "/") and name != __file__:
+            where = f"{name}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return where
+
+
+def source_line(stack_trace: str | None) -> str | None:
+    """`modeling_foo.py:123` of the deepest frame in a node's stack trace that is not torch's own."""
+    frames = [(path.replace(chr(92), "/"), line) for path, line in re.findall(r'File "([^"]+)", line (\d+)', stack_trace or "")]
+    own = [frame for frame in frames if "/torch/" not in frame[0]] or frames
+    return f"{own[-1][0].rsplit('/', 1)[-1]}:{own[-1][1]}" if own else None
+
+
+def _graphs(module: fx.GraphModule) -> list[fx.Graph]:
+    return [each.graph for each in module.modules() if isinstance(each, fx.GraphModule)]
+
+
+def _mutates(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _aliases(model: nn.Module | ExportedProgram, program: ExportedProgram) -> dict[str, str]:
+    """Every further name of a tied parameter → the first name that it has."""
+    named = model.named_parameters(remove_duplicate=False) if isinstance(model, nn.Module) else program.state_dict.items()
+    first: dict[int, str] = {}
+    return {name: first[id(tensor)] for name, tensor in named if first.setdefault(id(tensor), name) != name}
+
+
+def _unlift(program: ExportedProgram, aliases: Mapping[str, str]) -> Trace:
+    """Copy the program's graph, with get_attr nodes for whatever was lifted and wrappers inlined."""
+    lifted = {spec.arg.name: spec for spec in program.graph_signature.input_specs if spec.kind != InputKind.USER_INPUT}
+    graph, parameters = fx.Graph(), set()
+    modules: dict[fx.Node, str] = {}
+    state: dict[str, Tensor] = {}
+    env: dict[fx.Node, Any] = {}
+    for old in program.graph.nodes:
+        if old.op == "placeholder" and old.name in lifted:
+            if not old.users:
+                continue
+            spec = lifted[old.name]
+            name = aliases.get(str(spec.target), str(spec.target))
+            source = program.state_dict if name in program.state_dict else program.constants
+            state[name] = source[name]
+            if spec.kind == InputKind.PARAMETER:
+                parameters.add(name)
+            env[old] = graph.create_node("get_attr", name)
+            env[old].meta = {"val": old.meta["val"]}
+        elif old.op != "output":
+            _copy(old, program.graph_module, graph, env, modules)
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    user = len(program.graph_signature.user_outputs)  # mutated buffers come first, and nobody reads them afterwards
+    results = output.args[0][len(output.args[0]) - user :]
+    graph.output(tuple(env[each] if isinstance(each, fx.Node) else each for each in results))
+    prune(graph)
+    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    unused = tuple(name for name in program.state_dict if aliases.get(name, name) not in used)
+    modules = {node: path for node, path in modules.items() if not node._erased}
+    args, kwargs = program.example_inputs or ((), {})
+    return Trace(
+        graph,
+        state={name: tensor for name, tensor in state.items() if name in used},
+        parameters=frozenset(parameters & used),
+        aliases=aliases,
+        unused=unused,
+        in_spec=program.call_spec.in_spec,
+        out_spec=program.call_spec.out_spec,
+        inputs=describe(args, kwargs),
+        modules=modules,
+    )
+
+
+def prune(graph: fx.Graph) -> None:
+    """Remove what no output needs. (FX by itself would keep whatever may draw random numbers, attention and dropout among it.)"""
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+
+
+def _copy(old: fx.Node, owner: fx.GraphModule, graph: fx.Graph, env: dict[fx.Node, Any], modules: dict[fx.Node, str]) -> None:
+    name = getattr(old.target, "__name__", str(old.target))
+    if name in _WRAPPERS:
+        at = _WRAPPERS[name]
+        inner = getattr(owner, str(old.args[at].target))  # type: ignore[union-attr]
+        env[old] = _inline(inner, [env[arg] if isinstance(arg, fx.Node) else arg for arg in old.args[at + 1 :]], graph, modules)
+    elif old.target is operator.getitem and isinstance(env.get(old.args[0]), (tuple, list)):  # type: ignore[arg-type]
+        env[old] = env[old.args[0]][old.args[1]]  # type: ignore[index]
+    elif old.op == "get_attr" and isinstance(getattr(owner, str(old.target), None), fx.GraphModule):
+        pass  # a wrapper's sub-graph, inlined where it is called
+    elif "_assert_tensor_metadata" in str(old.target) or old.op == "call_module":
+        pass  # checks that would forbid the child another dtype or device
+    else:
+        env[old] = new = _explicit(graph.node_copy(old, env.__getitem__))
+        stack = list((old.meta.get("nn_module_stack") or {}).values())
+        modules[new] = re.sub(r"@\d+$", "", stack[-1][0]) if stack else ""
+
+
+def _explicit(node: fx.Node) -> fx.Node:
+    """State what an op leaves to be worked out from a size: a child's chunks may be unequal, its ends stand elsewhere."""
+    aten, val = torch.ops.aten, node.meta.get("val")
+    if node.target is aten.view.default:
+        node.target = aten.reshape.default  # a child's strides may be others
+    if node.target in (aten.chunk.default, aten.split.Tensor):
+        dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+        sizes = [piece.shape[dim] for piece in val]  # type: ignore[union-attr]
+        if all(isinstance(size, int) for size in sizes):
+            node.target, node.args, node.kwargs = aten.split_with_sizes.default, (node.args[0], sizes, dim), {}
+    elif node.target in (aten.slice.Tensor, aten.select.int):
+        size = node.args[0].meta["val"].shape[node.args[1] if len(node.args) > 1 else 0]  # type: ignore[union-attr]
+        if isinstance(size, int):
+            rest = (max(arg + size, 0) if isinstance(arg, int) and arg < 0 else arg for arg in node.args[2:4])
+            node.args = (*node.args[:2], *rest, *node.args[4:])
+    return node
+
+
+def _inline(inner: fx.GraphModule, args: Sequence[Any], graph: fx.Graph, modules: dict[fx.Node, str]) -> Any:
+    env: dict[fx.Node, Any] = {}
+    remaining = iter(args)
+    for node in inner.graph.nodes:
+        if node.op == "placeholder":
+            env[node] = next(remaining)
+        elif node.op == "output":
+            return fx.map_arg(node.args[0], env.__getitem__)
+        else:
+            _copy(node, inner, graph, env, modules)
+    raise AssertionError("a graph without an output")

@@ -1,0 +1,88 @@
+"""Ops without a rule, written out in simpler ones: the child's graph then consists of what was analysed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from graphclone.capture import Trace, prune
+
+
+def decompose(trace: Trace, known: Callable[[Any], bool]) -> Trace:
+    """The trace with every op that is not `known` replaced by its decomposition to core ATen, where torch has one."""
+    unknown = [
+        n
+        for n in trace.graph.nodes
+        if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload) and not known(n.target)
+    ]
+    if not unknown:
+        return trace
+    graph = fx.Graph()
+    env: dict[fx.Node, Any] = {}
+    modules: dict[fx.Node, str] = {}
+    written = {node: body for node in unknown if (body := _body(node, known)) is not None}
+    for node in trace.graph.nodes:
+        if node in written:
+            env[node] = _inline(written[node], node, graph, env)
+        elif (
+            node.op == "call_function" and str(node.target).endswith("getitem>") and isinstance(env[node.args[0]], (tuple, list))
+        ):
+            env[node] = env[node.args[0]][node.args[1]]
+        elif node.op == "output":
+            graph.output(fx.map_arg(node.args[0], env.__getitem__))
+        else:
+            env[node] = graph.node_copy(node, env.__getitem__)
+        if node in trace.modules and isinstance(env.get(node), fx.Node):
+            modules[env[node]] = trace.modules[node]
+    prune(graph)
+    return replace(trace, graph=graph, modules={n: p for n, p in modules.items() if not n._erased})
+
+
+@functools.cache
+def _table() -> Mapping[Any, Callable[..., Any]]:
+    return torch._decomp.core_aten_decompositions()
+
+
+def _body(node: fx.Node, known: Callable[[Any], bool]) -> fx.Graph | None:
+    """The op as a graph of ops that are all known; None if there is none."""
+    sources = [source for source in node.all_input_nodes if isinstance(source.meta.get("val"), torch.Tensor)]
+    if len(sources) < len(node.all_input_nodes):
+        return None
+
+    def call(*values: torch.Tensor) -> Any:
+        bound = dict(zip(sources, values, strict=True))
+        return node.target(*fx.map_arg(node.args, bound.__getitem__), **fx.map_arg(node.kwargs, bound.__getitem__))  # type: ignore[operator]
+
+    values = [torch.empty(source.meta["val"].shape, dtype=source.meta["val"].dtype, device="meta") for source in sources]
+    table = {op: body for op, body in _table().items() if not known(op)}
+    try:
+        body = make_fx(call, decomposition_table=table, tracing_mode="real")(*values).graph
+    except Exception:  # torch's decompositions are many; one that fails leaves the op opaque, which is sound
+        return None
+    ops = [each.target for each in body.nodes if each.op == "call_function" and isinstance(each.target, torch._ops.OpOverload)]
+    return body if ops and all(known(op) for op in ops) and not any(each.op == "get_attr" for each in body.nodes) else None
+
+
+def _inline(body: fx.Graph, node: fx.Node, graph: fx.Graph, env: Mapping[fx.Node, Any]) -> Any:
+    inner: dict[fx.Node, Any] = {}
+    sources = iter(node.all_input_nodes)
+    for each in body.nodes:
+        if each.op == "placeholder":
+            inner[each] = env[next(sources)]
+        elif each.op == "output":
+            return fx.map_arg(each.args[0], inner.__getitem__)
+        else:
+            inner[each] = new = graph.node_copy(each, inner.__getitem__)
+            new.meta["stack_trace"] = node.meta.get("stack_trace")
+            for name, value in list(new.kwargs.items()):
+                if isinstance(value, torch.device) and value.type == "meta":
+                    new.update_kwarg(
+                        name, node.meta["val"].device if isinstance(node.meta["val"], torch.Tensor) else torch.device("cpu")
+                    )
+    raise AssertionError("a graph without an output")

@@ -1,0 +1,66 @@
+"""A plan's tensors, put into a module that the user built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from graphclone.errors import DestinationError
+from graphclone.execute.memory import weights
+from graphclone.plan import Plan
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What came from where.
+
+    - `filled`: tensor of the destination → tensor of the parent;
+    - `fresh`: parameters that nothing in the parent corresponds to: they are as their class initialised them;
+    - `differing`: buffers that the destination computes by itself, and not as the parent has them;
+    - `remarks`: what a reader should know.
+    """
+
+    filled: dict[str, str]
+    fresh: tuple[str, ...]
+    differing: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.filled)} tensors from the parent"]
+        lines += [f"as initialised: {name}" for name in self.fresh]
+        lines += [f"computed by the destination, and otherwise than in the parent: {name}" for name in self.differing]
+        return "\n".join([*lines, *(f"note: {remark}" for remark in self.remarks)])
+
+
+@torch.no_grad()
+def fill(plan: Plan, fetch: Callable[[str], Tensor], destination: nn.Module) -> Filled:
+    """Write the plan's tensors into the destination, in its own dtype and on its own device.
+
+    Parameters and persistent buffers are filled; other buffers are the class's own business (it would compute them again on loading),
+    and where they differ from the parent's, the report says so.
+
+    **Arguments**: `fetch` gives a tensor of the parent by name.
+
+    **Raises** `DestinationError` where a shape is not what the plan makes.
+    """
+    persistent = destination.state_dict(keep_vars=True)
+    everything = {**dict(destination.named_buffers()), **persistent}
+    filled, differing = {}, []
+    for name, tensor in weights(plan, fetch):
+        target = everything.get(name)
+        if target is None:
+            continue
+        if target.shape != tensor.shape:
+            raise DestinationError(f"'{name}' is {list(target.shape)} in the destination; the plan makes it {list(tensor.shape)}")
+        if name in persistent:
+            target.copy_(tensor)
+            filled[name] = plan.tensors[name].source
+        elif not torch.allclose(target.double(), tensor.to(target.device).double(), equal_nan=True):
+            differing.append(name)
+    names = {name for name, _ in destination.named_parameters(remove_duplicate=True)}
+    reached = {id(everything[name]) for name in filled}
+    fresh = tuple(name for name in sorted(names) if id(everything[name]) not in reached)
+    return Filled(filled, fresh, tuple(differing), plan.remarks)

@@ -1,0 +1,232 @@
+"""The rewritten graph: the parent's own program with fewer blocks and narrower tensors, as a module of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+
+from graphclone import axes as algebra
+from graphclone.axes import Factor, Keep
+from graphclone.blocks import Block, Stack
+from graphclone.capture import Trace, capture, prune
+from graphclone.errors import FrozenError, PlanError, SizeError
+from graphclone.execute.memory import child_state, pick
+from graphclone.inputs import example
+from graphclone.layout import Layout, analyze
+from graphclone.plan import Plan
+
+
+class Child(fx.GraphModule):
+    """A child as a rewritten graph: an ordinary trainable module, called as its parent was."""
+
+
+def select(trace: Trace, layout: Layout, keep: Mapping[Factor, Sequence[int] | Tensor]) -> Child:
+    """The graph with exactly these positions of these factors, in this order: the primitive under everything.
+
+    **Arguments**: `keep`, factor (see `layout[...]`) → kept positions, repetitions allowed.
+
+    **Raises** `FrozenError` for a frozen factor that would change, `SizeError` for positions outside the factor.
+    """
+    chosen = {factor: _positions(factor, kept) for factor, kept in keep.items()}
+    state = {
+        name: pick(tensor, [algebra.select(axis, chosen) for axis in layout.axes(name)]) for name, tensor in trace.state.items()
+    }
+    return build(layout.trace, resize(layout, chosen)[0], state, trace.parameters)
+
+
+def _positions(factor: Factor, kept: Sequence[int] | Tensor) -> tuple[int, ...]:
+    positions = tuple(int(i) for i in (kept.tolist() if isinstance(kept, Tensor) else kept))
+    if not positions or min(positions) < 0 or max(positions) >= factor.size:
+        raise SizeError(f"'{factor.name}' has the positions 0 to {factor.size - 1}; {list(positions)[:8]} are not all among them")
+    if factor.frozen is not None and positions != tuple(range(factor.size)):
+        raise FrozenError(
+            f"cannot select from '{factor.name}' ({factor.size})", because=str(factor.frozen), attempt="leaving this factor out"
+        )
+    return positions
+
+
+def resize(layout: Layout, keep: Keep) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A copy of the graph in which every integer that states the size of an axis states its new size; and node → copy."""
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(layout.trace.graph, env)
+    graph.output(output)
+    for node, stated in layout.sizes.items():
+        new, names = env[node], [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+        for (name, position), axis in stated.items():
+            size = algebra.size(axis, keep)
+            if size != axis.size:
+                _restate(new, names, name, position, size)
+    return graph, env
+
+
+def _restate(node: fx.Node, names: list[str], name: str, position: int | None, size: int) -> None:
+    at = names.index(name)
+    old: Any = node.args[at] if at < len(node.args) else node.kwargs[name]
+    value = size if position is None else [*old[:position], size, *old[position + 1 :]]
+    if at < len(node.args):
+        node.update_arg(at, value)
+    else:
+        node.update_kwarg(name, value)
+
+
+def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters: Collection[str]) -> Child:
+    """A module around a graph: `parameters` are the trainable names of `state`; it is called as the parent is, and returns what it does."""
+    root = nn.Module()
+    for name in {str(node.target) for node in graph.nodes if node.op == "get_attr"}:
+        tensor = state[name]
+        _place(root, name, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if name in parameters else tensor)
+    prune(graph)
+    _sign(graph, trace)
+    graph.lint()
+    return Child(root, graph, "Child")
+
+
+def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
+    *path, last = name.split(".")
+    for each in path:
+        if not hasattr(root, each):
+            root.add_module(each, nn.Module())
+        root = getattr(root, each)
+    if isinstance(tensor, nn.Parameter):
+        root.register_parameter(last, tensor)
+    else:
+        root.register_buffer(last, tensor)
+
+
+def _sign(graph: fx.Graph, trace: Trace) -> None:
+    """Give the graph the parent's signature, so that it takes and returns what the parent does."""
+    spec: Any = trace.in_spec
+    args, kwargs = spec.children() if hasattr(spec, "children") else spec.children_specs  # torch < 2.9 has no `children`
+    names = [f"arg{i}" for i in range(args.num_children)] + [str(key) for key in kwargs.context]
+    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, spec, trace.out_spec)))
+
+
+# -- depth -----------------------------------------------------------------------------------------------------------
+
+
+def child_graph(layout: Layout, plan: Plan) -> fx.Graph:
+    """The parent's graph with the plan's sizes and blocks. Tensors bear the parent's names (`Block.again` where a block is repeated)."""
+    keep = {layout[name]: kept for name, kept in plan.keep.items()}
+    graph, env = resize(layout, keep)
+    for stack in layout.blocks:
+        chosen = plan.stacks.get(stack.name)
+        if chosen is not None and chosen != tuple(range(len(stack))):
+            _restack(graph, env, stack, list(chosen))
+    prune(graph)
+    return graph
+
+
+def _restack(graph: fx.Graph, env: Mapping[fx.Node, fx.Node], stack: Stack, chosen: list[int]) -> None:
+    """Rewire a copied graph (`env`: node of the trace → its copy): a dropped block's exit becomes its entry, a block that comes again is
+    copied, with parameters of its own."""
+    if chosen != sorted(chosen) or not all(0 <= index < len(stack) for index in chosen):
+        raise PlanError(
+            f"'{stack.name}' has the blocks 0 to {len(stack) - 1}; a child cannot have {chosen} (in the parent's order)"
+        )
+    inside = {env[node] for block in stack.blocks for node in block.nodes}
+    following = [user for user in env[stack.blocks[-1].exit].users if user not in inside]
+    current = env[stack.blocks[0].entry]
+    for index, group in itertools.groupby(chosen):
+        block, entry = stack.blocks[index], current
+        for node in block.nodes:
+            env[node].replace_input_with(env[block.entry], entry)
+        current = env[block.exit]
+        for turn in range(2, len(list(group)) + 1):
+            current = _copy_block(graph, env, block, (entry, current), turn)
+    for user in following:
+        user.replace_input_with(env[stack.blocks[-1].exit], current)
+
+
+def _copy_block(
+    graph: fx.Graph, env: Mapping[fx.Node, fx.Node], block: Block, entries: tuple[fx.Node, fx.Node], turn: int
+) -> fx.Node:
+    """The block once more, with its entry replaced (old, new), and copies of the tensors that it alone reads."""
+    inner: dict[fx.Node, fx.Node] = {entries[0]: entries[1]}
+    place = entries[1]
+    for node in block.nodes:
+        with graph.inserting_after(place):
+            place = graph.node_copy(env[node], lambda each: inner.get(each, each))
+        if place.op == "get_attr":
+            place.target = block.again(str(place.target), turn)
+        inner[env[node]] = place
+    return inner[env[block.exit]]
+
+
+# -- the whole road --------------------------------------------------------------------------------------------------
+
+
+def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Child:
+    """The child that a plan describes, as a module: the parent's graph rewritten, with tensors under the plan's names.
+
+    **Arguments**: `model`, the parent, which is traced on the plan's example inputs; `trace`, if it has been traced already.
+
+    **Raises** `PlanError` when the plan was made for another model.
+    """
+    if trace is None:
+        if not plan.inputs:
+            raise PlanError(
+                "the plan does not say what inputs its parent was traced with",
+                attempt="execute(plan, model, trace=capture(model, …))",
+            )
+        trace = capture(model, *example(plan.inputs))
+    layout = analyze(trace)
+    _check_fits(plan, layout)
+    graph = child_graph(layout, plan)
+    state = child_state(plan, trace.state)
+    _rename(graph, plan, layout)
+    for name, changes in plan.literals.items():
+        if "value" in changes:
+            state[name] = torch.full_like(state[name], changes["value"])
+    for node in graph.nodes:
+        for path, value in plan.literals.get(node.name, {}).items():
+            _set_literal(node, path, value)
+    return build(layout.trace, graph, state, {n for n, piece in plan.tensors.items() if piece.source in trace.parameters})
+
+
+def _check_fits(plan: Plan, layout: Layout) -> None:
+    found = {factor.name: factor.size for factor in layout.factors}
+    for name, size in plan.sizes.items():
+        if found.get(name) != size:
+            says = f"has {found[name]} units here, {size} in the plan" if name in found else "is not in this model"
+            raise PlanError("the plan was made for another model", because=f"'{name}' {says}", attempt="the parent of the plan")
+
+
+def _rename(graph: fx.Graph, plan: Plan, layout: Layout) -> None:
+    """Give the tensors of a child graph the plan's names: the k-th of a source is the k-th time that its block comes."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, piece in plan.tensors.items():
+        names[piece.source].append(name)
+    turns: dict[str, tuple[str, int]] = {}
+    for stack in layout.blocks:
+        for index, times in Counter(plan.stacks.get(stack.name, ())).items():
+            block = stack.blocks[index]
+            for source in (str(node.target) for node in block.nodes if node.op == "get_attr"):
+                turns.update({block.again(source, turn): (source, turn - 1) for turn in range(1, times + 1)})
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            source, turn = turns.get(str(node.target), (str(node.target), 0))
+            if turn >= len(names[source]):
+                raise PlanError(f"the plan has no tensor for '{node.target}'")
+            node.target = names[source][turn]
+
+
+def _set_literal(node: fx.Node, path: str, value: Any) -> None:
+    """Replace one plain number among a call's arguments; `path` is `args.1` or `kwargs.scale`, deeper for lists."""
+    where, *steps = path.split(".")
+
+    def put(old: Any, steps: list[str]) -> Any:
+        if not steps:
+            return value
+        if isinstance(old, Mapping):
+            return {**old, steps[0]: put(old[steps[0]], steps[1:])}
+        at = int(steps[0])
+        return type(old)([*old[:at], put(old[at], steps[1:]), *old[at + 1 :]])
+
+    setattr(node, where, put(tuple(node.args) if where == "args" else dict(node.kwargs), steps))

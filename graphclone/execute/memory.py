@@ -1,0 +1,61 @@
+"""The one road from parent tensors to child tensors: positions from the plan, in memory or tensor by tensor from a file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from graphclone import axes as algebra
+from graphclone.axes import Axis, Factor
+from graphclone.errors import PlanError
+from graphclone.plan import Plan
+
+
+def pick(tensor: Tensor, positions: Sequence[Sequence[int]], scale: float = 1.0) -> Tensor:
+    """The given positions of each dim, times `scale`, as a tensor of its own."""
+    picked = tensor.detach()
+    for dim, chosen in enumerate(positions):
+        if chosen != range(picked.shape[dim]):
+            picked = picked.index_select(dim, torch.as_tensor(chosen, dtype=torch.long, device=tensor.device))
+    if scale != 1.0:
+        return picked * scale
+    return picked.clone() if picked.untyped_storage()._cdata == tensor.untyped_storage()._cdata else picked
+
+
+def weights(plan: Plan, fetch: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The child's tensors one by one; `fetch` gives a parent's tensor by name, so nothing else has to be in memory.
+
+    **Raises** `PlanError` when a tensor of the parent is missing or has another shape than the plan says.
+    """
+    factors = {name: Factor(size, name) for name, size in plan.sizes.items()}
+    keep = {factors[name]: kept for name, kept in plan.keep.items()}
+
+    @functools.cache
+    def read(text: str) -> tuple[Axis, Sequence[int]]:
+        axis = algebra.parse(text, lambda name: factors[name] if name in factors else algebra.factor(int(name)))
+        return axis, algebra.select(axis, keep)
+
+    for name, piece in plan.tensors.items():
+        try:
+            source = fetch(piece.source)
+        except KeyError:
+            raise PlanError(
+                f"the plan needs the parent's tensor '{piece.source}' for '{name}', and the parent has none"
+            ) from None
+        read_axes = [read(text) for text in piece.axes]
+        if tuple(source.shape) != tuple(axis.size for axis, _ in read_axes):
+            expected = [axis.size for axis, _ in read_axes]
+            raise PlanError(
+                f"'{piece.source}' has the shape {list(source.shape)}, the plan was made for {expected}",
+                attempt="the parent of the plan",
+            )
+        yield name, pick(source, [piece.take.get(dim, kept) for dim, (_, kept) in enumerate(read_axes)], piece.scale)
+
+
+def child_state(plan: Plan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All of the child's tensors, ties under each of their names (as one tensor)."""
+    made = dict(weights(plan, state.__getitem__))
+    return {**made, **{alias: made[name] for alias, name in plan.aliases.items()}}

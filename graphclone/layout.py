@@ -1,0 +1,263 @@
+"""Trace → Layout: for every axis of every tensor, what it is built of; who must move together, and why not."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import itertools
+import operator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from graphclone import axes as algebra
+from graphclone.axes import Axis, Concat, Factor, Product, find
+from graphclone.blocks import Stack, find_blocks
+from graphclone.capture import Trace
+from graphclone.decompose import decompose
+from graphclone.errors import UnknownNameError
+from graphclone.rules import Contraction, Facts, Typed, apply, identity, rule_for, shape_of
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What `analyze` found out about a trace.
+
+    **Attributes**
+
+    - `trace`: the graph that was analysed (ops without a rule are written out in simpler ones where that helps).
+    - `factors`: every factor that runs through the model's state or touches its inputs and outputs.
+    - `blocks`: the stacks of repeated blocks.
+    - `types`: node → the type of its value (a list of types where it has several).
+    - `contractions`, `normalised`, `sizes`: see `graphclone.rules.Facts`.
+    """
+
+    trace: Trace
+    factors: tuple[Factor, ...]
+    blocks: tuple[Stack, ...]
+    types: Mapping[fx.Node, Any] = field(repr=False)
+    contractions: tuple[Contraction, ...] = field(repr=False)
+    normalised: frozenset[Factor] = field(repr=False)
+    sizes: Mapping[fx.Node, Mapping[tuple[str, int | None], Axis]] = field(repr=False)
+    parameters: Mapping[str, fx.Node] = field(repr=False)
+
+    def __getitem__(self, name: str) -> Factor:
+        """The factor of that name, or whose name ends so. **Raises** `UnknownNameError`."""
+        found = [each for each in self.factors if each.name == name] or [
+            each for each in self.factors if each.name.endswith(f".{name}")
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnknownNameError(
+                f"'{name}' could be any of {len(found)} factors", because=_some(found), attempt="a longer name"
+            )
+        raise self._unknown(name)
+
+    def match(self, pattern: str) -> tuple[Factor, ...]:
+        """The factors whose names match a pattern (`*.mlp.hidden`), or end so. **Raises** `UnknownNameError` if there are none."""
+        found = tuple(
+            f for f in self.factors if fnmatch.fnmatchcase(f.name, pattern) or fnmatch.fnmatchcase(f.name, f"*.{pattern}")
+        )
+        if not found:
+            raise self._unknown(pattern)
+        return found
+
+    def axes(self, name: str) -> tuple[Axis, ...]:
+        """The terms of a parameter, buffer or constant. **Raises** `UnknownNameError`."""
+        name = self.trace.aliases.get(name, name)
+        if name not in self.parameters:
+            close = difflib.get_close_matches(name, self.parameters, 3)
+            raise UnknownNameError(f"the graph reads no parameter '{name}'", attempt=" or ".join(close))
+        axes: tuple[Axis, ...] = self.types[self.parameters[name]].axes
+        return axes
+
+    def _unknown(self, name: str) -> UnknownNameError:
+        names = [factor.name for factor in self.factors if factor.slots]
+        close = difflib.get_close_matches(name, names, 3, 0.4) or sorted({name.rsplit(".", 1)[-1] for name in names})
+        return UnknownNameError(f"no factor is called '{name}'", attempt=" or ".join(close))
+
+    def __str__(self) -> str:
+        free = sum(1 for factor in self.factors if factor.slots and factor.frozen is None)
+        return f"Layout({self.trace}, {free} free factors, {'; '.join(map(str, self.blocks)) or 'no repeated blocks'})"
+
+
+def _some(found: list[Factor]) -> str:
+    return ", ".join(factor.name for factor in found[:4]) + (", …" if len(found) > 4 else "")
+
+
+def analyze(trace: Trace, like: Sequence[Stack] = ()) -> Layout:
+    """Run the rules over a trace, once, from its inputs to its outputs. Needs no weights.
+
+    **Arguments**: `like`, stacks of another layout whose blocks are to be found here, even where they do not repeat.
+    """
+    trace = decompose(trace, lambda target: rule_for(target) is not None)
+    facts = infer(trace)
+    types = {node: _settled(typed) for node, typed in facts.types.items()}
+    parameters = {str(node.target): node for node in trace.graph.nodes if node.op == "get_attr"}
+    contractions = tuple(Contraction(c.node, find(c.axis), c.operands) for c in facts.contractions if c.axis.size > 1)
+    normalised = frozenset(itertools.chain.from_iterable(algebra.factors(axis) for axis in facts.normalised))
+    sizes = {node: {key: find(axis) for key, axis in stated.items()} for node, stated in facts.sizes.items()}
+    stacks = find_blocks(trace, like)
+    factors = _describe(trace, types, contractions, stacks)
+    return Layout(trace, factors, stacks, types, contractions, normalised, sizes, parameters)
+
+
+def infer(trace: Trace) -> Facts:
+    """The facts of a trace, its axes not yet resolved."""
+    facts = Facts()
+    for node in trace.graph.nodes:
+        if node.op == "call_function":
+            apply(node, facts)
+        elif node.op in ("placeholder", "get_attr") and hasattr(node.meta.get("val"), "shape"):
+            facts.types[node] = Typed(tuple(algebra.factor(size) for size in shape_of(node.meta["val"])))
+    return facts
+
+
+def _settled(typed: Any) -> Any:
+    if isinstance(typed, Typed):
+        return Typed(tuple(find(axis) for axis in typed.axes), typed.domain and find(typed.domain))
+    return [_settled(each) for each in typed] if isinstance(typed, list) else None
+
+
+def origin(node: fx.Node) -> str | None:
+    """The parameter that a node is a view of, if it is one."""
+    while node.op == "call_function" and (identity(node.target) or _rearranges(node)):
+        node = node.all_input_nodes[0]
+    return str(node.target) if node.op == "get_attr" else None
+
+
+def readers(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Where a parameter is used: (op, operand), the operand being the parameter or a view of it."""
+    for user in node.users:
+        if user.op == "call_function" and (identity(user.target) or _rearranges(user)):
+            yield from readers(user)
+        elif user.op != "output":
+            yield user, node
+
+
+def _rearranges(node: fx.Node) -> bool:
+    if node.target is operator.getitem:
+        return True
+    found = rule_for(node.target)
+    return found is not None and found.__module__ == "graphclone.rules.shape" and len(node.all_input_nodes) == 1
+
+
+# -- names and kinds -------------------------------------------------------------------------------------------------
+
+
+def _describe(
+    trace: Trace, types: Mapping[fx.Node, Any], contractions: Iterable[Contraction], stacks: Iterable[Stack]
+) -> tuple[Factor, ...]:
+    """Give every factor its slots, whether it is part of the interface, a kind and a name. The kinds are:
+
+    - `residual`: on a stream between blocks, and contracted with parameters;
+    - `head_dim`, `heads`, `kv_groups`: digits of a product on a parameter, from the innermost one outwards; or what the products of two
+      activations sum over (`head_dim`) and run in parallel over (`heads`);
+    - `output`: on a result of the model; `hidden`: any other that parameters contract; `fixed`: any other that is frozen;
+    - `inner`: the rest of what has slots;
+    - `activation`: on no parameter.
+    """
+    slots: dict[Factor, dict[tuple[str, int], None]] = defaultdict(dict)
+    digits: dict[Factor, str] = {}
+    interface: dict[Factor, str] = {}
+    output = next(reversed(trace.graph.nodes))
+    for node in trace.graph.nodes:
+        if node.op == "get_attr" and node in types:
+            for dim, axis in enumerate(types[node].axes):
+                for factor in algebra.factors(axis):
+                    slots[factor][str(node.target), dim] = None
+                digits.update(_digits(axis) if node.target in trace.parameters else ())
+        elif node in types and (node.op == "placeholder" or output in node.users):
+            for dim, axis in enumerate(types[node].axes if isinstance(types[node], Typed) else ()):
+                for factor in algebra.factors(axis):
+                    interface.setdefault(factor, f"{node.name}.{dim}" if node.op == "placeholder" else f"output.{dim}")
+    for factor in {**slots, **interface}:
+        factor.slots, factor.interface = tuple(slots.get(factor, ())), factor in interface
+    for factor, kind in _attention(types, contractions):
+        digits.setdefault(factor, kind)
+    contracted = {f for c in contractions if any(origin(n) for n, _ in c.operands) for f in algebra.factors(c.axis)}
+    streams = _streams(types, stacks)
+    for factor in {**slots, **interface}:
+        if not factor.slots:
+            factor.kind, factor.name = "activation", interface[factor]
+        elif factor in streams and factor in contracted:
+            factor.kind = "residual"
+        elif factor in digits:
+            factor.kind = digits[factor]
+        else:
+            factor.kind = (
+                "output" if factor.interface else "hidden" if factor in contracted else "fixed" if factor.frozen else "inner"
+            )
+    named = list({**slots, **interface})
+    _name(named, streams, _owners(stacks))
+    return tuple(named)
+
+
+def _owners(stacks: Iterable[Stack]) -> dict[str, str]:
+    """Parameter → the one block that uses it."""
+    users: dict[str, set[str]] = defaultdict(set)
+    for block in itertools.chain.from_iterable(stack.blocks for stack in stacks):
+        for *_, name in block.uses:
+            users[name].add(block.name)
+    return {name: next(iter(blocks)) for name, blocks in users.items() if len(blocks) == 1}
+
+
+def _attention(types: Mapping[fx.Node, Any], contractions: Iterable[Contraction]) -> Iterator[tuple[Factor, str]]:
+    """What the product of two activations sums over, where it runs in parallel over factors that parameters have too."""
+    for contraction in contractions:
+        operands = [node for node, _ in contraction.operands]
+        if len(operands) == 2 and not any(origin(node) for node in operands):
+            first, second = ({f for axis in types[node].axes for f in algebra.factors(axis)} for node in operands)
+            summed = set(algebra.factors(contraction.axis))
+            if heads := [factor for factor in (first & second) - summed if factor.slots and not _sequential(factor)]:
+                yield from ((factor, "heads") for factor in heads)
+                yield from ((factor, "head_dim") for factor in summed if not _sequential(factor))
+
+
+def _sequential(factor: Factor) -> bool:
+    """Beside heads that can be dropped, what is frozen or runs along an input is the sequence."""
+    return factor.frozen is not None or factor.interface
+
+
+def _digits(axis: Axis) -> Iterator[tuple[Factor, str]]:
+    """Products inside an axis: `(kv_groups heads head_dim)`, `(heads head_dim)`."""
+    if type(axis) is Product and any(factor.frozen is None for factor in algebra.factors(axis)):
+        *outer, last = axis.parts
+        for part, kind in zip(outer, ["kv_groups", *["heads"] * len(outer)] if len(outer) > 1 else ["heads"], strict=False):
+            yield from ((factor, kind) for factor in algebra.factors(part))
+        yield from ((factor, "head_dim") for factor in algebra.factors(last))
+    elif type(axis) is Concat:
+        for part in axis.parts:
+            yield from _digits(part)
+
+
+def _streams(types: Mapping[fx.Node, Any], stacks: Iterable[Stack]) -> dict[Factor, str]:
+    """The factors of the values between blocks → the stack where they are met first."""
+    streams: dict[Factor, str] = {}
+    for stack in stacks:
+        for axis in types[stack.blocks[0].entry].axes:
+            for factor in algebra.factors(axis):
+                streams.setdefault(factor, stack.name)
+    return streams
+
+
+def _name(factors: Iterable[Factor], streams: Mapping[Factor, str], owners: Mapping[str, str]) -> None:
+    """A name is the module path that a factor's slots have in common (or the block that owns them), and its kind."""
+    factors = [factor for factor in factors if factor.slots]
+    residual = [factor for factor in factors if factor.kind == "residual"]
+    taken: dict[str, int] = {}
+    for factor in factors:
+        if factor.kind == "residual":
+            path = streams[factor] if len(residual) > 1 else ""
+        else:
+            paths = [name.split(".")[:-1] for name, _ in factor.slots]
+            shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+            blocks = {owners.get(name, "") for name, _ in factor.slots}
+            path = ".".join(parts[0] for parts in shared) or (blocks.pop() if len(blocks) == 1 else "")
+        name = f"{path}.{factor.kind}" if path else factor.kind
+        taken[name] = taken.get(name, 0) + 1
+        factor.name = name if taken[name] == 1 else f"{name}.{taken[name]}"

@@ -1,0 +1,95 @@
+"""Depth: which blocks of the parent the child is made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from graphclone.blocks import Stack
+from graphclone.errors import DestinationError, SizeError, UnknownNameError
+from graphclone.layout import Layout
+from graphclone.plan import Piece, Plan
+
+Choice = Callable[[int, int], Sequence[int]]
+
+
+def middle(parent: int, child: int) -> list[int]:
+    """Keep the first and the last blocks, drop the middle ones (weight subcloning, arXiv 2312.09299, §3.1: blocks in the middle change
+    the stream least). A deeper child repeats each block as evenly as can be."""
+    if child <= parent:
+        first = math.ceil(child / 2)
+        return [*range(first), *range(parent - (child - first), parent)]
+    return [index * parent // child for index in range(child)]
+
+
+def alike(parent: Sequence[int], child: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """The blocks nearest to the wanted ones, in order, whose kinds are the child's; kinds are numbered as they come.
+
+    **Raises** `DestinationError` if there is no such choice.
+    """
+    step = 1 if len(child) <= len(parent) else 0  # a deeper child may repeat
+    best: dict[int, tuple[int, list[int]]] = {-step: (0, [])}
+    for kind, target in zip(child, wanted, strict=True):
+        reached: dict[int, tuple[int, list[int]]] = {}
+        for index in (i for i, each in enumerate(parent) if each == kind):
+            before = [(cost, chosen) for last, (cost, chosen) in best.items() if last + step <= index]
+            if before:
+                cost, chosen = min(before)
+                reached[index] = (cost + abs(index - target), [*chosen, index])
+        best = reached
+    if not best:
+        raise DestinationError(
+            f"the destination's blocks cannot come from the parent's: their kinds are {list(child)}, the parent's {list(parent)}",
+            because="a block may only come from a block of the same kind (ops, shapes, and what it reads from outside)",
+            attempt="a depth that keeps the parent's pattern of kinds",
+        )
+    return min(best.values())[1]
+
+
+@dataclass(frozen=True)
+class DropBlocks:
+    """Keep `depth` blocks of each stack (of the stacks named, if it is a mapping); a fraction is a share of the parent's.
+
+    `choose(parent's depth, child's depth)` gives the indices of the blocks, in order; `middle` by default.
+    """
+
+    depth: int | float | Mapping[str, int | float]
+    choose: Choice = middle
+
+    def __call__(self, plan: Plan, layout: Layout) -> Plan:
+        stacks = {}
+        for stack in layout.blocks:
+            depth = self._depth(stack, layout)
+            if depth != len(stack):
+                stacks[stack.name] = tuple(self.choose(len(stack), depth))
+        return restacked(plan, layout, stacks)
+
+    def _depth(self, stack: Stack, layout: Layout) -> int:
+        depth = self.depth
+        if isinstance(depth, Mapping):
+            unknown = set(depth) - {each.name for each in layout.blocks}
+            if unknown:
+                raise UnknownNameError(f"no stack is called '{unknown.pop()}'", attempt=" or ".join(s.name for s in layout.blocks))
+            depth = depth.get(stack.name, len(stack))
+        blocks = round(depth * len(stack)) if isinstance(depth, float) else depth
+        if blocks < 1:
+            raise SizeError(f"'{stack.name}' cannot have {blocks} blocks", attempt="at least one")
+        return blocks
+
+
+def restacked(plan: Plan, layout: Layout, stacks: Mapping[str, tuple[int, ...]]) -> Plan:
+    """The plan with other blocks: tensors of dropped blocks go, those of a block that comes again get names of their own."""
+    gone: set[str] = set()
+    kept: set[str] = set()
+    more: dict[str, Piece] = {}
+    for stack in layout.blocks:
+        chosen = stacks.get(stack.name, tuple(range(len(stack))))
+        for index, block in enumerate(stack.blocks):
+            names = [str(node.target) for node in block.nodes if node.op == "get_attr"]
+            (kept if index in chosen else gone).update(names)
+            for again in range(1, chosen.count(index)):
+                more.update({block.again(name, again + 1): plan.tensors[name] for name in names})
+    tensors = {name: piece for name, piece in plan.tensors.items() if name not in gone - kept} | more
+    aliases = {alias: name for alias, name in plan.aliases.items() if name in tensors}
+    return replace(plan, stacks={**plan.stacks, **stacks}, tensors=tensors, aliases=aliases)

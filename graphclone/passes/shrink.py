@@ -1,0 +1,53 @@
+"""Width: which units of each factor the child keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from graphclone.axes import Factor
+from graphclone.errors import FrozenError, SizeError
+from graphclone.layout import Layout
+from graphclone.plan import Plan
+from graphclone.scores import Scores
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Keep the units with the highest scores, in the parent's order; without scores, units at even distances.
+
+    `width`: factor name or pattern → number of units, or a fraction of the parent's. All places that share a factor keep the same
+    units (weight subcloning, arXiv 2312.09299, §3.2).
+
+    **Raises** `UnknownNameError`, `FrozenError`, `SizeError`.
+    """
+
+    width: Mapping[str, int | float]
+    scores: Scores = field(default_factory=Scores)
+
+    def __call__(self, plan: Plan, layout: Layout) -> Plan:
+        keep, sources = dict(plan.keep), {piece.source for piece in plan.tensors.values()}
+        for pattern, wanted in self.width.items():
+            for factor in layout.match(pattern):
+                size = round(wanted * factor.size) if isinstance(wanted, float) else wanted
+                if size != factor.size and any(name in sources for name, _ in factor.slots):
+                    self._check(factor, size)
+                    keep[factor.name] = self.best(factor, size)
+        return replace(plan, keep=keep)
+
+    def best(self, factor: Factor, size: int) -> tuple[int, ...]:
+        values = self.scores.units.get(factor.name)
+        if values is None:
+            return tuple(index * factor.size // size for index in range(size))
+        return tuple(sorted(sorted(range(factor.size), key=lambda unit: -values[unit])[:size]))
+
+    def _check(self, factor: Factor, size: int) -> None:
+        if factor.frozen is not None:
+            raise FrozenError(
+                f"cannot shrink '{factor.name}' ({factor.size}) to {size}: it is frozen",
+                because=str(factor.frozen),
+                attempt="leaving this factor out; `graphclone inspect PARENT --why "
+                f"{factor.name}` lists every place",
+            )
+        if not 0 < size <= factor.size:
+            raise SizeError(f"'{factor.name}' has {factor.size} units in the parent; a child cannot keep {size} of them")

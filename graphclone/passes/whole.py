@@ -1,0 +1,18 @@
+"""The plan that keeps everything: where every other plan starts."""
+
+from __future__ import annotations
+
+from graphclone.axes import Factor, show
+from graphclone.layout import Layout
+from graphclone.plan import Piece, Plan
+
+
+def whole(layout: Layout) -> Plan:
+    """The child that is the parent."""
+    sizes = {factor.name: factor.size for factor in layout.factors if factor.slots}
+    tensors = {name: Piece(name, tuple(show(axis, _plain) for axis in layout.axes(name))) for name in layout.parameters}
+    return Plan(sizes=sizes, tensors=tensors, aliases=dict(layout.trace.aliases), inputs=layout.trace.inputs)
+
+
+def _plain(factor: Factor) -> str:
+    return factor.name

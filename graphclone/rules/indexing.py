@@ -1,0 +1,194 @@
+"""Ops that read or write at positions held in a tensor.
+
+Integers that are positions *on* an axis carry it as their domain (`topk` and `argmax` over experts, `arange`, …). Where the domain
+is known, indexing is one more correspondence; where it is unknown, the axis that is indexed is frozen.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from graphclone import axes as algebra
+from graphclone.axes import Axis
+from graphclone.rules.op import Axes, Op, Opaque, Typed, rule
+
+
+@rule("index_select")
+def index_select(op: Op) -> Typed:
+    axes = list(op.axes("self"))
+    if not axes:
+        return Typed(())
+    dim = op.dim("dim", len(axes))
+    op.index("index", axes[dim])
+    op.contract(axes[dim])
+    axes[dim] = op.axes("index")[0] if op.axes("index") else algebra.UNIT
+    return Typed(tuple(axes), op.type("self").domain)
+
+
+@rule("gather")
+def gather(op: Op) -> Typed:
+    """`out[i, j] = self[index[i, j], j]`: dims other than `dim` agree where they have one size, else are positional."""
+    axes, index = op.axes("self"), op.axes("index")
+    if len(axes) != len(index):
+        raise Opaque("self and index differ in rank")
+    if not axes:
+        return Typed(())
+    dim = op.dim("dim", len(axes))
+    op.index("index", axes[dim])
+    op.contract(axes[dim])
+    _agree(op, axes, index, dim)
+    return Typed(index, op.type("self").domain)
+
+
+@rule("take_along_dim")
+def take_along_dim(op: Op) -> Typed:
+    """`gather` whose other dims broadcast."""
+    axes, index = op.axes("self"), op.axes("indices")
+    if op["dim"] is None or not axes:
+        raise Opaque("it indexes across dims")
+    dim = op.dim("dim", len(axes))
+    op.index("indices", axes[dim])
+    op.contract(axes[dim])
+    result = tuple(b if i == dim else op.unify(a, b) for i, (a, b) in enumerate(zip(axes, index, strict=True)))
+    return Typed(result, op.type("self").domain)
+
+
+def _agree(op: Op, axes: Axes, index: Axes, dim: int) -> None:
+    """Dims other than `dim` of a tensor and of the positions in it; a shorter one reads the first positions only."""
+    for i, (a, b) in enumerate(zip(axes, index, strict=True)):
+        if i == dim:
+            continue
+        first, _ = algebra.cut(a, b.size) if b.size <= a.size else (algebra.EMPTY, a)
+        if first.size == b.size:
+            algebra.unify(first, b, "digits that have no common refinement meet here")
+        else:
+            op.freeze(a, "indexed by a longer dim")
+            op.freeze(b, "indexes a shorter dim")
+
+
+@rule("scatter", "scatter_add", "scatter_reduce")
+def scatter(op: Op) -> Axes:
+    """`out[index[i, j], j] = src[i, j]`. Which of two writes to one place wins depends on their order, unless they add up."""
+    axes, index = op.axes("self"), op.axes("index")
+    if not axes or not index:
+        return axes
+    dim = op.dim("dim", len(axes))
+    op.index("index", axes[dim])
+    _agree(op, axes, index, dim)
+    tensors = [index, *([op.axes("src")] if op.has("src") else [])]
+    if len(tensors) == 2:
+        for i, (a, b) in enumerate(zip(index, tensors[1], strict=False)):
+            first, _ = algebra.cut(b, a.size)
+            if first.size == a.size:
+                algebra.unify(first, a, "digits that have no common refinement meet here")
+            del i
+    additive = op.node.target is torch.ops.aten.scatter_add.default
+    for each in tensors:
+        if additive or not op.has("src"):
+            op.contract(each[dim])
+        else:
+            op.freeze(each[dim], "scattered: the last of two writes to one place wins")
+    return axes
+
+
+@rule("index_add", "index_copy", "index_fill")
+def index_write(op: Op) -> Axes:
+    axes = list(op.axes("self"))
+    if not axes:
+        return ()
+    dim = op.dim("dim", len(axes))
+    op.index("index", axes[dim])
+    written = op.axes("index")[0] if op.axes("index") else algebra.UNIT
+    if op.has("source") and op.axes("source"):
+        source = op.axes("source")
+        written = op.unify(written, source[dim])
+        axes = [a if i == dim else op.unify(a, b) for i, (a, b) in enumerate(zip(axes, source, strict=True))]
+    if op.node.target is torch.ops.aten.index_copy.default:
+        op.freeze(written, "copied: the last of two writes to one place wins")
+    op.contract(written)
+    return tuple(axes)
+
+
+def indexed(op: Op, axes: Axes) -> tuple[Axes, int | None]:
+    """The axes that a list of index tensors reads, and where they go in the result (None: a mask, so nothing is known)."""
+    given = [(dim, each) for dim, each in enumerate(op["indices"]) if each is not None]
+    types = {dim: op.facts.types[each] for dim, each in given}
+    op.reads("indices")
+    if any(each.meta["val"].dtype in (torch.bool, torch.uint8) for _, each in given):
+        for typed in types.values():
+            for axis in (*typed.axes, *([typed.domain] if typed.domain is not None else [])):
+                op.freeze(axis, "used as a mask")
+        for axis in axes:
+            op.freeze(axis, "read through a mask")
+        return (), None
+    for dim, typed in types.items():
+        domain = typed.domain
+        if domain is not None and domain.size == axes[dim].size:
+            op.unify(axes[dim], domain)
+        else:
+            op.freeze(axes[dim], "indexed by integers of unknown meaning")
+            if domain is not None:
+                op.freeze(domain, "its positions index an axis of another size")
+        op.contract(axes[dim])
+    shape = op.broadcast(*(typed.axes for typed in types.values()))
+    dims = list(types)
+    adjacent = dims == list(range(dims[0], dims[0] + len(dims)))
+    return shape, dims[0] if adjacent else 0
+
+
+def _placed(axes: Axes, shape: Axes, at: int, dims: set[int]) -> Axes:
+    rest: list[Axis] = [axis for dim, axis in enumerate(axes) if dim not in dims]
+    return (*rest[:at], *shape, *rest[at:])
+
+
+@rule("index", "_unsafe_index")
+def index(op: Op) -> Typed:
+    """Advanced indexing: the index tensors broadcast together and take the place of the dims that they read."""
+    axes = op.axes("self")
+    shape, at = indexed(op, axes)
+    if at is None:
+        return Typed(tuple(op.positional(size, "read through a mask") for size in op.shape()))
+    dims = {dim for dim, each in enumerate(op["indices"]) if each is not None}
+    return Typed(_placed(axes, shape, at, dims), op.type("self").domain)
+
+
+@rule("index_put", "_unsafe_index_put")
+def index_put(op: Op) -> Axes:
+    axes = op.axes("self")
+    shape, at = indexed(op, axes)
+    if at is None:
+        return axes
+    dims = {dim for dim, each in enumerate(op["indices"]) if each is not None}
+    target = op.broadcast(_placed(axes, shape, at, dims), op.axes("values"))
+    if not op["accumulate"]:
+        for axis in shape:
+            op.freeze(axis, "written by index: the last of two writes to one place wins")
+    for axis in (*shape, *target):
+        op.contract(axis)
+    return axes
+
+
+@rule("one_hot")
+def one_hot(op: Op) -> Axes:
+    """A new last dim of classes, which the integers are positions on."""
+    domain = op.type("self").domain
+    (*_, count) = op.shape()
+    if domain is not None and domain.size == count:
+        op.reads("self")
+        classes = domain
+    else:
+        classes = op.positional(count, "classes of unknown meaning")
+    op.sizes("num_classes", classes)
+    return (*op.axes("self"), classes)
+
+
+@rule("bucketize", "searchsorted")
+def bucketize(op: Op) -> Axes:
+    """Elementwise on the values; the boundaries are in order, and may have the leading dims of the values."""
+    name = "boundaries" if "boundaries" in op.args else "sorted_sequence"
+    values = op.axes("self") if op.has("self") else ()
+    *lead, ordered = op.axes(name)
+    op.freeze(ordered, "boundaries are in order")
+    if lead:
+        values = (*op.broadcast(tuple(lead), values[:-1]), values[-1])
+    return values

@@ -1,0 +1,469 @@
+"""The table: equations, and families of ops that treat all dims alike.
+
+    equation("linear", "... i, o i, o -> ... o")      a name on the left only is contracted
+    equation("baddbmm", "*, b n k, b k m -> b n m")    * broadcasts against the result
+    equation("embedding", "v d, ...@v -> ... d")       @v: integers that are positions on v
+
+Families: `same` (a tensor as it is), `pointwise` (torch's own tag, with broadcasting), `along` (positional in some dims),
+`reduce`, `create`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from graphclone import axes as algebra
+from graphclone.axes import Axis
+from graphclone.rules.op import Axes, Op, Opaque, Typed, rule
+
+# -- equations -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Operand:
+    """`... a b`: whether leading dims are open, the named last dims, and the name that its integers are positions on."""
+
+    open: bool
+    names: tuple[str, ...]
+    domain: str = ""
+
+
+@functools.cache
+def read_equation(text: str) -> tuple[tuple[Operand | None, ...], Operand]:
+    """Operands and result of an equation; None is an operand that broadcasts against the result (`*`)."""
+
+    def operand(part: str) -> Operand | None:
+        part, _, domain = part.strip().partition("@")
+        names = part.split()
+        return None if names == ["*"] else Operand("..." in names, tuple(n for n in names if n != "..."), domain.strip())
+
+    left, _, right = text.partition("->")
+    result = operand(right)
+    assert result is not None
+    return tuple(operand(part) for part in left.split(",")), result
+
+
+def equation(name: str, text: str) -> None:
+    """Register an op whose tensor arguments, in the order of its schema, obey an equation."""
+    operands, result = read_equation(text)
+
+    def equal(op: Op) -> Axes:
+        return apply_equation(op, _tensors(op), operands, result)
+
+    rule(name, mixing="@" not in text)(equal)
+
+
+def _tensors(op: Op) -> list[str]:
+    """The names of the tensor arguments, absent ones too, in the order of the schema."""
+    schema = op.node.target._schema.arguments  # type: ignore[union-attr]
+    return [argument.name for argument in schema if "Tensor" in str(argument.type)]
+
+
+def apply_equation(op: Op, names: Sequence[str], operands: Sequence[Operand | None], result: Operand) -> Axes:
+    bound: dict[str, Axis] = {}
+    carriers: dict[str, list[tuple[str, int]]] = {}
+    lead: Axes = ()
+    later = []
+    for name, operand in zip(names, operands, strict=False):
+        if not op.has(name):
+            continue
+        if operand is None:
+            later.append(name)
+            continue
+        axes = op.axes(name)
+        first = len(axes) - len(operand.names)
+        if first < 0:
+            raise Opaque(f"{name} has fewer dims than usual")
+        if operand.open:
+            lead = op.broadcast(lead, axes[:first])
+        for index, letter in enumerate(operand.names, first):
+            bound[letter] = op.unify(bound.get(letter, algebra.UNIT), axes[index])
+            carriers.setdefault(letter, []).append((name, index))
+        if operand.domain:
+            op.index(name, bound[operand.domain])
+    for letter, places in carriers.items():
+        if letter not in result.names and letter not in {o.domain for o in operands if o is not None}:
+            op.contract(bound[letter], *places)
+    indexed = {o.domain for o in operands if o is not None and o.domain}
+    for letter in indexed - set(result.names):
+        op.contract(bound[letter])
+    axes = (*(lead if result.open else ()), *(bound[letter] for letter in result.names))
+    return op.broadcast(axes, *(op.axes(name) for name in later))
+
+
+equation("linear", "... i, o i, o -> ... o")
+equation("mm", "n k, k m -> n m")
+equation("bmm", "b n k, b k m -> b n m")
+equation("mv", "n k, k -> n")
+equation("dot", "k, k ->")
+equation("vdot", "k, k ->")
+equation("outer", "n, m -> n m")
+equation("ger", "n, m -> n m")
+equation("addmm", "*, n k, k m -> n m")
+equation("addmv", "*, n k, k -> n")
+equation("addbmm", "*, b n k, b k m -> n m")
+equation("baddbmm", "*, b n k, b k m -> b n m")
+equation("embedding", "v d, ...@v -> ... d")
+
+
+@rule("matmul", mixing=True)
+def matmul(op: Op) -> Axes:
+    """`... n k, ... k m -> ... n m`; a vector has no n, or no m."""
+    left, right = len(op.axes("self")), len(op.axes("other"))
+    a = Operand(left > 2, ("n", "k") if left > 1 else ("k",))
+    b = Operand(right > 2, ("k", "m") if right > 1 else ("k",))
+    names = (("n",) if left > 1 else ()) + (("m",) if right > 1 else ())
+    return apply_equation(op, ("self", "other"), (a, b), Operand(True, names))
+
+
+@rule("einsum", mixing=True)
+def einsum(op: Op) -> Axes:
+    """The equation is an argument. A letter twice in one operand makes those dims one axis."""
+    text = op["equation"].replace(" ", "")
+    left, arrow, right = text.partition("->")
+    inputs = left.split(",")
+    if not arrow:
+        letters = left.replace(",", "").replace("...", "")
+        right = ("..." if "..." in left else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    bound: dict[str, Axis] = {}
+    lead: Axes = ()
+    carriers: dict[str, list[tuple[Any, int]]] = {}
+    for node, term, axes in zip(op["tensors"], inputs, op.lists("tensors"), strict=True):
+        before, dots, after = term.partition("...")
+        spare = len(axes) - len(before) - len(after)
+        if dots:
+            lead = op.broadcast(lead, axes[len(before) : len(before) + spare])
+        for letter, index in [
+            *zip(before, range(len(before)), strict=True),
+            *zip(after, range(len(before) + spare, len(axes)), strict=True),
+        ]:
+            bound[letter] = op.unify(bound.get(letter, algebra.UNIT), axes[index])
+            carriers.setdefault(letter, []).append((node, index))
+    for letter, places in carriers.items():
+        if letter not in right:
+            op.contract(bound[letter], *places)
+    before, dots, after = right.partition("...")
+    if not dots:
+        for axis in lead:
+            op.contract(axis)
+    return (*(bound[c] for c in before), *(lead if dots else ()), *(bound[c] for c in after))
+
+
+# -- families --------------------------------------------------------------------------------------------------------
+
+
+def same(names: str) -> None:
+    """The first tensor as it is (cast, copied, dropped out), so that integers keep their meaning; others give a shape or dtype."""
+
+    @rule(names, elementwise=True, identity=True)
+    def keep(op: Op) -> Typed:
+        first = op.first
+        op.shape_only(*(name for name in op.args if name != first and op.has(name)))
+        typed = op.type(first)
+        return Typed(typed.axes, typed.domain if typed.domain is not None and _holds(op, typed.domain.size) else None)
+
+
+def _holds(op: Op, count: int) -> bool:
+    """Whether a cast keeps the numbers below `count` apart."""
+    dtype = op.node.meta["val"].dtype
+    if dtype.is_floating_point or dtype.is_complex:
+        return bool(count <= 2 / torch.finfo(dtype).eps)
+    return bool(dtype != torch.bool and count - 1 <= torch.iinfo(dtype).max)
+
+
+same(
+    "to _to_copy clone contiguous alias detach alias_copy detach_copy lift lift_fresh lift_fresh_copy cpu pin_memory type_as chalf"
+)
+same("dropout dropout_ feature_dropout positive resolve_conj resolve_neg _conj_physical real")
+
+
+@rule("pointwise where masked_fill polar rrelu hardswish log_sigmoid isclose float_power floor_divide", elementwise=True)
+@rule("add subtract multiply divide true_divide xlogy arctan2 clip __and__ __or__ __xor__", elementwise=True)
+@rule("greater greater_equal less less_equal not_equal", elementwise=True)
+def pointwise(op: Op) -> Axes:
+    """Elementwise with broadcasting."""
+    operands = []
+    for name, value in op.args.items():
+        if op.has(name) and isinstance(op.facts.types.get(value), Typed):
+            operands.append(op.axes(name))
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(op.facts.types.get(each), Typed) for each in value):
+            operands.extend(op.lists(name))
+    return op.broadcast(*operands)
+
+
+def along(dims: str | tuple[int, ...], names: str, why: str = "depends on the order") -> None:
+    """Positional in some dims (named by an argument, or fixed), elementwise in the others. A dim of another size is a new axis."""
+
+    @rule(names)
+    def ordered(op: Op) -> Axes:
+        axes = op.axes(op.first)
+        chosen = op.dims(dims, len(axes)) if isinstance(dims, str) else [dim % len(axes) for dim in dims if axes]
+        result = []
+        for dim, (axis, size) in enumerate(zip(axes, op.shape(), strict=True)):
+            if dim in chosen:
+                op.freeze(axis, why)
+                axis = axis if axis.size == size else op.positional(size, why)
+            result.append(axis)
+        return tuple(result)
+
+
+along("dim", "cumsum cumprod logcumsumexp")
+along("dims", "flip roll")
+along((-2, -1), "tril triu")
+along("dim", "fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft", why="a Fourier transform depends on the order")
+along("dim", "fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2", why="a Fourier transform depends on the order")
+along("dim", "fft_fftn fft_ifftn fft_rfftn fft_irfftn", why="a Fourier transform depends on the order")
+
+
+@rule("diff")
+def diff(op: Op) -> Axes:
+    """Each position less the one before, `prepend` and `append` at the ends."""
+    names = [name for name in ("prepend", "self", "append") if op.has(name)]
+    dim = op.dim("dim", len(op.axes("self")))
+    for name in names:
+        op.freeze(op.axes(name)[dim], "depends on the order")
+    axes = op.broadcast(*((*axes[:dim], algebra.UNIT, *axes[dim + 1 :]) for axes in map(op.axes, names)))
+    return (*axes[:dim], op.positional(op.shape()[dim], "depends on the order"), *axes[dim + 1 :])
+
+
+@rule("renorm")
+def renorm(op: Op) -> Axes:
+    """Each slice along `dim` gets a norm of at most `maxnorm`."""
+    axes = op.axes("self")
+    op.normalise(*(axis for dim, axis in enumerate(axes) if dim != op.dim("dim", len(axes))))
+    return axes
+
+
+@rule("histc")
+def histogram(op: Op) -> Axes:
+    """How many of all the values lie in each bin."""
+    for dim, axis in enumerate(op.axes("self")):
+        op.contract(axis, ("self", dim))
+        op.normalise(axis)
+    return tuple(op.positional(bins, "bins are in order") for bins in op.shape())
+
+
+def reduce(names: str, adds: bool = False) -> None:
+    """One value from many along `dim`, whatever their order. `adds`: the value is their sum."""
+
+    rule(names)(functools.partial(fold, adds=adds))
+
+
+def fold(op: Op, adds: bool = False) -> Axes:
+    axes = op.axes(op.first)
+    dims = op.dims("dim", len(axes))
+    for dim in dims:
+        op.contract(axes[dim], (op.first, dim))
+        if not adds:
+            op.normalise(axes[dim])
+    keep = bool(op.get("keepdim"))
+    return tuple(algebra.UNIT if dim in dims else axis for dim, axis in enumerate(axes) if keep or dim not in dims)
+
+
+reduce("sum nansum", adds=True)
+reduce("mean nanmean amax amin prod logsumexp any all var std linalg_vector_norm norm frobenius_norm count_nonzero")
+reduce("max.default min.default median.default nanmedian.default _is_all_true _is_any_true")
+
+
+@rule("aminmax", "var_mean", "std_mean")
+def reduce_twice(op: Op) -> list[Axes]:
+    return [fold(op)] * 2
+
+
+@rule("frexp")
+def pointwise_twice(op: Op) -> list[Axes]:
+    return [pointwise(op)] * 2
+
+
+@rule("max.dim", "min.dim", "median.dim", "nanmedian.dim")
+def extreme(op: Op) -> list[Axes | Typed]:
+    """A value and the position where it stands, which is a position on the reduced axis."""
+    axes, values = op.axes("self"), fold(op)
+    return [values, Typed(values, _ranked(op, axes[op.dim("dim", len(axes))])) if axes else values]
+
+
+def _ranked(op: Op, axis: Axis) -> Axis:
+    """An axis whose positions are told apart by their values. Integers are often equal, and then the first of them wins."""
+    if not op.node.all_input_nodes[0].meta["val"].is_floating_point():
+        op.freeze(axis, "of equal integers the first one wins")
+    return algebra.find(axis)
+
+
+@rule("argmax", "argmin")
+def arg_extreme(op: Op) -> Typed:
+    axes = op.axes("self")
+    if op["dim"] is None or not axes:
+        for axis in axes:
+            op.freeze(axis, "its positions are counted across dims")
+        return Typed((algebra.UNIT,) * len(op.shape()))
+    return Typed(fold(op), _ranked(op, axes[op.dim("dim", len(axes))]))
+
+
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax")
+def softmax(op: Op) -> Axes:
+    axes = op.axes("self")
+    if axes:
+        op.normalise(axes[op.dim("dim", len(axes))])
+    return axes
+
+
+@rule("topk", "kthvalue")
+def topk(op: Op) -> list[Typed]:
+    """The best of an axis, ordered by value; the second result is where they stood, which are positions on that axis."""
+    axes = op.axes("self")
+    if not axes:
+        return [Typed(())] * 2
+    dim = op.dim("dim", len(axes))
+    op.contract(axes[dim], ("self", dim))
+    op.normalise(axes[dim])
+    whole = len(op.shape(0)) == len(axes)
+    result = (*axes[:dim], *((op.positional(op.shape(0)[dim], "ordered by value"),) if whole else ()), *axes[dim + 1 :])
+    return [Typed(result), Typed(result, _ranked(op, axes[dim]))]
+
+
+@rule("sort", "argsort", "msort")
+def sort(op: Op) -> Any:
+    """As many come out as go in, ordered by value: that axis stays as it is. The indices are positions on it."""
+    axes = op.axes("self")
+    dim = op.dim("dim", len(axes)) if "dim" in op.args else 0
+    if axes:
+        op.freeze(axes[dim], "sorted by value")
+    values, indices = Typed(axes), Typed(axes, axes[dim] if axes else None)
+    if isinstance(op.node.meta["val"], (tuple, list)):
+        return [values, indices]
+    return indices if op.node.target._schema.name == "aten::argsort" else values  # type: ignore[union-attr]
+
+
+def create(names: str, uniform: bool = True) -> None:
+    """A new tensor; `uniform`: all of its values are alike, so its axes are free."""
+
+    @rule(names)
+    def fresh(op: Op) -> Axes:
+        op.shape_only("self")
+        axes = tuple(algebra.factor(n) if uniform else op.positional(n, "its values differ by position") for n in op.shape())
+        op.sizes("size", axes)
+        return axes
+
+
+create("zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor")
+create("rand randn randint randperm eye linspace logspace tril_indices triu_indices hann_window", uniform=False)
+
+
+@rule("zeros_like ones_like full_like empty_like rand_like randn_like randint_like")
+def like(op: Op) -> Axes:
+    """Uniform values in the shape of another tensor. (Random ones are alike in distribution.)"""
+    op.shape_only(op.first)
+    return op.axes(op.first)
+
+
+@rule("arange")
+def arange(op: Op) -> Typed:
+    """0, 1, …, n - 1 are the positions of its own axis; any other progression is positional."""
+    (count,) = op.shape()
+    if op.get("start") in (None, 0) and op.get("step") in (None, 1) and isinstance(op["end"], int):
+        axis = algebra.factor(count)
+        op.sizes("end", axis)
+        return Typed((axis,), axis)
+    return Typed((op.positional(count, "an arithmetic progression"),))
+
+
+# -- norms and attention ---------------------------------------------------------------------------------------------
+
+
+@rule("layer_norm", "rms_norm", "native_layer_norm")
+def layer_norm(op: Op) -> Any:
+    """Statistics over the last dims; weight and bias lie on these."""
+    axes, rank = op.axes("input"), len(op["normalized_shape"])
+    for name in ("weight", "bias"):
+        if op.has(name):
+            axes = op.broadcast(axes, op.axes(name))
+    op.normalise(*axes[len(axes) - rank :])
+    op.sizes("normalized_shape", axes[len(axes) - rank :])
+    if isinstance(op.node.meta["val"], (tuple, list)):
+        rows = (*axes[: len(axes) - rank], *(algebra.UNIT,) * rank)
+        return [axes, *(rows if shape else () for shape in (op.shape(1), op.shape(2)))]
+    return axes
+
+
+@rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training")
+def batch_norm(op: Op) -> Any:
+    """One scale per channel (dim 1); in training the statistics run over the other dims (of one instance: over space)."""
+    axes = list(op.axes("input"))
+    if len(axes) < 2:
+        raise Opaque("it has no channels")
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if op.has(name):
+            axes[1] = op.unify(axes[1], op.axes(name)[0])
+    if op.get("training"):
+        op.normalise(axes[0])
+    if op.get("training", "use_input_stats"):
+        op.normalise(*axes[2:])
+    return (
+        [tuple(axes), *(((axes[1],) if op.shape(i) != (0,) else (algebra.EMPTY,)) for i in (1, 2))]
+        if isinstance(op.node.meta["val"], (tuple, list))
+        else tuple(axes)
+    )
+
+
+@rule("group_norm")
+def group_norm(op: Op) -> Axes:
+    """Channels (dim 1) are (group channel); statistics run over a group's channels and all of space."""
+    axes = list(op.axes("input"))
+    for name in ("weight", "bias"):
+        if op.has(name):
+            axes[1] = op.unify(axes[1], op.axes(name)[0])
+    groups, channels = algebra.split(axes[1], axes[1].size // op["num_groups"])
+    op.sizes("num_groups", groups)
+    op.normalise(channels, *axes[2:])
+    return tuple(axes)
+
+
+@rule("_weight_norm")
+def weight_norm(op: Op) -> Axes:
+    """Each slice of v along `dim` gets the norm g."""
+    axes = op.broadcast(op.axes("v"), op.axes("g"))
+    op.normalise(*(axis for dim, axis in enumerate(axes) if dim != op["dim"]))  # -1 is no dim: one norm for all
+    return axes
+
+
+@rule("scaled_dot_product_attention", mixing=True)
+def attention(op: Op) -> Axes:
+    """`... l e, ... s e, ... s v -> ... l v`; with grouped queries, dim -3 of the query is (group member)."""
+    *q_lead, l, e = op.axes("query")
+    *k_lead, s, e2 = op.axes("key")
+    *v_lead, s2, v = op.axes("value")
+    e, s = op.unify(e, e2), op.unify(s, s2)
+    lead = op.broadcast(tuple(k_lead), tuple(v_lead))
+    if op["enable_gqa"] and lead[-1].size != q_lead[-1].size:
+        groups, members = algebra.split(q_lead[-1], q_lead[-1].size // lead[-1].size)
+        op.unify(groups, lead[-1])
+        lead = (*lead[:-1], algebra.product(groups, members))
+    lead = op.broadcast(tuple(q_lead), tuple(lead))
+    if op.has("attn_mask"):
+        mask = op.broadcast(op.axes("attn_mask"), (*lead, l, s))
+        *mask_lead, l, s = mask
+        lead = tuple(mask_lead)
+    if op["is_causal"]:
+        for axis in (l, s):
+            op.freeze(axis, "attention is causal")
+    op.contract(e, ("query", -1), ("key", -1))
+    op.contract(s, ("key", -2), ("value", -2))
+    op.normalise(s)
+    if op["scale"] is None:
+        op.normalise(e)  # the scale is 1/sqrt of its size
+    return (*lead, l, v)
+
+
+@rule("glu")
+def glu(op: Op) -> Axes:
+    """Two halves, one gating the other."""
+    axes = list(op.axes("self"))
+    dim = op.dim("dim", len(axes))
+    value, gate = algebra.cut(axes[dim], axes[dim].size // 2)
+    axes[dim] = op.unify(value, gate)
+    return tuple(axes)

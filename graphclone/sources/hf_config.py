@@ -1,0 +1,136 @@
+"""A Hugging Face config with other sizes: what was set stays, what its class derives is derived again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from graphclone.errors import DestinationError
+from graphclone.sources.words import listed, nearest
+
+# Bookkeeping that transformers writes by itself; nobody sets it.
+_NOT_FIELDS = {"transformers_version", "architectures", "dtype", "output_hidden_states", "return_dict", "chunk_size_feed_forward"}
+
+
+def resized(config: PreTrainedConfig, overrides: Mapping[str, object], layers: Sequence[int] | None = None) -> PreTrainedConfig:
+    """A copy of `config` with some fields changed, made anew by its class. `text_config.hidden_size` reaches inside.
+
+    Four kinds of fields follow a change without being named:
+
+    - what the class works out and does not let anyone set (Swin's `hidden_size`, T5's `is_gated_act`);
+    - a list that the class fills in by itself (`layer_types` by a pattern): it is filled in anew;
+    - a list with one entry per layer that was written out: the entries of `layers` are kept, or without it the first
+      and last ones, as when the middle layers are dropped;
+    - a copy that the class makes of a changed field (`num_key_value_heads` of `num_attention_heads`).
+
+    Everything else stays as it is in the parent: with `hidden_size` halved, `head_dim` is still the same.
+
+    Raises:
+        DestinationError: there is no such field, the class refuses the values, or `layers` has another length than the depth.
+    """
+    kind = type(config)
+    flat: dict[str, object] = {}
+    nested: dict[str, dict[str, object]] = {}
+    for name, value in overrides.items():
+        outer, dot, inner = name.partition(".")
+        if dot and isinstance(getattr(config, outer, None), PreTrainedConfig):
+            nested.setdefault(outer, {})[inner] = value
+        else:
+            flat[_settable(config, name)] = value
+    given = {name: copy.deepcopy(getattr(config, name)) for name in _fields(config)}
+    if "num_labels" in flat:  # it is stored as the labels' names
+        given = {name: value for name, value in given.items() if name not in ("id2label", "label2id")}
+    given |= {outer: resized(getattr(config, outer), inner, layers) for outer, inner in nested.items()}
+    try:
+        given |= _stated_beside_fields(config, given)
+        given = _follow(config, given, flat, layers)
+        return kind(**(given | flat))
+    except DestinationError:
+        raise
+    except Exception as error:
+        raise DestinationError(
+            f"cannot make a {kind.__name__} with {', '.join(f'{name}={value}' for name, value in overrides.items())}",
+            because=str(error).strip() or type(error).__name__,
+            attempt="setting the fields that belong together at once",
+        ) from error
+
+
+def _fields(config: PreTrainedConfig) -> list[str]:
+    """The names that the class can be called with: its constructor's own, and those of the classes below it."""
+    parameters = inspect.signature(type(config)).parameters.values()
+    own = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    inherited = [each.name for each in dataclasses.fields(type(config)) if each.init]
+    return [name for name in dict.fromkeys([*own, *inherited]) if hasattr(config, name)]
+
+
+def _settable(config: PreTrainedConfig, name: str) -> str:
+    """The field behind a name, common names such as `num_hidden_layers` included."""
+    field: str = type(config).attribute_map.get(name, name)
+    fields = _fields(config)
+    if field in fields or field == "num_labels":
+        return field
+    public = [each for each in (*fields, *type(config).attribute_map) if not each.startswith("_") and each not in _NOT_FIELDS]
+    inner = [each for each in public if isinstance(getattr(config, each, None), PreTrainedConfig)]
+    public += [f"{outer}.{each}" for outer in inner for each in _fields(getattr(config, outer)) if each not in _NOT_FIELDS]
+    sizes = [each for each in public if type(getattr(config, each, None)) is int]
+    derived = hasattr(config, name)
+    raise DestinationError(
+        f"cannot set '{name}'",
+        because=f"{type(config).__name__} derives it from other fields"
+        if derived
+        else f"{type(config).__name__} has no such field",
+        attempt=nearest(name, public) or f"one of {listed(sizes, 12)}",
+    )
+
+
+def _stated_beside_fields(config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes beside the fields that the class does not come to by itself: someone has set them, so they are kept."""
+    fresh = type(config)(**given)
+    beside = [name for name in vars(config) if not name.startswith("_") and name not in given]
+    absent = object()
+    return {name: copy.deepcopy(value) for name in beside if (value := getattr(config, name)) != getattr(fresh, name, absent)}
+
+
+def _follow(
+    config: PreTrainedConfig, given: dict[str, Any], changed: Mapping[str, object], layers: Sequence[int] | None
+) -> dict[str, Any]:
+    """`given` without what the class is to derive anew, and with written-out lists cut to the new depth."""
+    kept = dict(given)
+    for name, value in given.items():
+        if name in changed or name in _NOT_FIELDS or isinstance(value, PreTrainedConfig):
+            continue
+        before, after = _derived(config, given, {}, name), _derived(config, given, changed, name)
+        if isinstance(value, (list, tuple)) and isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)):
+            per_layer = len(after) != len(before) == len(value)
+            if per_layer and (layers is not None or list(value) != list(before)):
+                kept[name] = [value[index] for index in _kept_layers(name, len(value), len(after), layers)]
+            elif list(value) == list(before):
+                del kept[name]
+        elif value == before != after and any(value == given.get(field) and after == new for field, new in changed.items()):
+            del kept[name]
+    return kept
+
+
+def _derived(config: PreTrainedConfig, given: Mapping[str, Any], changed: Mapping[str, object], name: str) -> Any:
+    """What the class makes of a field that nobody sets; None where it cannot do without."""
+    rest = {key: copy.deepcopy(value) for key, value in (dict(given) | dict(changed)).items() if key != name}
+    try:
+        return getattr(type(config)(**rest), name, None)
+    except Exception:  # whatever a config class raises: it needs this field
+        return None
+
+
+def _kept_layers(name: str, old: int, new: int, layers: Sequence[int] | None) -> Sequence[int]:
+    if layers is None:
+        return [*range((new + 1) // 2), *range(old - new // 2, old)] if new <= old else [i * old // new for i in range(new)]
+    if len(layers) != new or not all(0 <= index < old for index in layers):
+        raise DestinationError(
+            f"cannot cut '{name}' to the blocks {list(layers)}",
+            because=f"the destination has {new} layers, and the parent's are 0 to {old - 1}",
+        )
+    return layers

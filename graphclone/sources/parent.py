@@ -1,0 +1,78 @@
+"""A trained model as a source hands it over, and the same class built again with other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from graphclone.errors import DestinationError, GraphcloneError
+from graphclone.sources.literals import literals
+
+# Overrides, and for each child block the parent block that it comes from (None: not decided yet) → a fresh module.
+Build = Callable[[Mapping[str, object], Sequence[int] | None], nn.Module]
+
+
+@dataclass(frozen=True, eq=False)
+class Parent:
+    """A parent: its module in eval mode, and example inputs that its forward accepts.
+
+    `config` is the model's configuration as its author wrote it, where it has one. `program` is set for a `.pt2`
+    file, which is captured already. `build` makes another of the same class, where there is a way to.
+    """
+
+    module: nn.Module
+    spec: str
+    args: tuple[object, ...] = ()
+    kwargs: dict[str, object] = field(default_factory=dict)
+    config: object | None = None
+    program: ExportedProgram | None = None
+    build: Build | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `load` was asked for, as each source receives it."""
+
+    spec: str
+    args: Mapping[str, object] = field(default_factory=dict)
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+
+def destination(
+    parent: Parent, overrides: Mapping[str, object], *, layers: Sequence[int] | None = None, seed: int = 0
+) -> nn.Module:
+    """The parent's class with the fields of `overrides` changed: randomly initialised, in eval mode.
+
+    `overrides` are fields of the config (Hugging Face) or arguments of the factory (all else); a string is read as the
+    literal that it spells: `{"hidden_size": "96"}`. `layers` names the parent block of each child block, and decides
+    what per-layer settings such as `layer_types` become; without it, what the class derives by itself is derived
+    anew, and what was written out loses its middle. The same `seed` gives the same weights; the global random state is
+    left as it was.
+
+    Raises:
+        DestinationError: nothing builds this parent (a `.pt2` file), a field is unknown, or the class refuses the values.
+    """
+    if parent.build is None:
+        raise DestinationError(
+            f"cannot build a destination from '{parent.spec}'",
+            because="an exported program is one graph of fixed sizes: no class is left that could be built smaller",
+            attempt="--width and --depth, which rewrite the graph itself",
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return parent.build(literals(overrides), layers).eval()
+        except GraphcloneError:
+            raise
+        except Exception as error:
+            values = ", ".join(f"{name}={value}" for name, value in overrides.items())
+            raise DestinationError(
+                f"cannot build {type(parent.module).__name__} with {values or 'its own settings'}",
+                because=f"it raised {type(error).__name__}: {error}",
+                attempt="values that belong together (heads that divide the width, a length for each stage)",
+            ) from error

@@ -1,0 +1,104 @@
+"""The first-class call: fill a network that the user built with the weights of a larger one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from graphclone.capture import capture
+from graphclone.destination import plan_for
+from graphclone.errors import WeightsError
+from graphclone.execute import fill
+from graphclone.execute.destination import Filled
+from graphclone.layout import Layout, analyze
+from graphclone.passes import DropBlocks, Scale, Shrink, whole
+from graphclone.plan import Plan
+from graphclone.scores import Scores, score_activations, score_weights
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `subclone` did: the `plan`, and what came from where (`filled`). Printed, it is both."""
+
+    plan: Plan
+    filled: Filled
+
+    def __str__(self) -> str:
+        return f"{self.plan}\n{self.filled}"
+
+
+def plan(
+    layout: Layout,
+    *,
+    width: Mapping[str, int | float] | None = None,
+    depth: int | float | Mapping[str, int | float] | None = None,
+    destination: Layout | None = None,
+    scores: Scores | None = None,
+    scale: bool = True,
+) -> Plan:
+    """What a child is made of, from widths and a depth, or from a destination.
+
+    **Arguments**
+
+    - `width`: factor name or pattern → number of units to keep, or a share (0.5) of the parent's;
+    - `depth`: blocks to keep in each stack, or a share; per stack as a mapping;
+    - `destination`: the layout of a module that the child has to fit, analysed with `analyze(trace, like=layout.blocks)`;
+    - `scores`: what is kept first (`score_activations`, `score_weights`); without, units at even distances;
+    - `scale`: weights × sqrt(d / d′), see `graphclone.passes.Scale`.
+
+    **Raises** `UnknownNameError`, `FrozenError`, `SizeError`, `DestinationError`.
+    """
+    if destination is not None:
+        return plan_for(layout, destination, scores, scale)
+    made = whole(layout)
+    made = DropBlocks(depth)(made, layout) if depth is not None else made
+    made = Shrink(width or {}, scores or Scores())(made, layout)
+    return Scale()(made, layout) if scale else made
+
+
+def subclone(
+    parent: nn.Module,
+    destination: M | Callable[[], M],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    data: Iterable[Any] | None = None,
+    scores: Scores | None = None,
+    scale: bool = True,
+) -> tuple[M, Report]:
+    """Initialise `destination` from `parent` (weight subcloning, arXiv 2312.09299).
+
+    **Arguments**
+
+    - `destination`: a module of the parent's kind, smaller in width or depth (deeper is fine); or a function that makes one;
+    - `args`, `kwargs`: example inputs, as both models take them;
+    - `data`: calibration batches, each a mapping of keyword arguments, a tuple of positional ones, or a tensor. Without them units are
+      ranked by the norm of their weights;
+    - `scores`: ready-made scores instead.
+
+    **Returns** the destination itself, filled, and a report of what came from where (with the plan).
+
+    **Raises** `CaptureError`, `DestinationError`, `WeightsError`.
+    """
+    check_finite(parent)
+    child: Any = destination if isinstance(destination, nn.Module) else destination()
+    trace = capture(parent, args, kwargs)
+    layout = analyze(trace)
+    if scores is None:
+        scores = score_activations(parent, data) if data is not None else score_weights(layout)
+    made = plan_for(layout, analyze(capture(child, args, kwargs), like=layout.blocks), scores, scale)
+    return child, Report(made, fill(made, trace.state.__getitem__, child))
+
+
+def check_finite(model: nn.Module) -> None:
+    """**Raises** `WeightsError` that names the parameters with NaN or infinite values."""
+    bad = [name for name, tensor in model.named_parameters() if not tensor.is_meta and not bool(torch.isfinite(tensor).all())]
+    if bad:
+        more = f" and {len(bad) - 4} more" if len(bad) > 4 else ""
+        raise WeightsError(f"the parent's weights are not finite: {', '.join(bad[:4])}{more}", attempt="another checkpoint")

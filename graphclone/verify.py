@@ -1,0 +1,226 @@
+"""The oracles: claims of the analysis that can be tested on any model, with no reference implementation.
+
+1. **identity**: the plan that keeps everything reproduces the parent exactly;
+2. **permutation**: permuting every unfrozen factor at once leaves the outputs as they are (but for a permuted output axis);
+3. **masked parent**: a child without some units, heads or experts equals the parent with these units' weights set to zero, wherever
+   no normalisation or softmax runs over the factor;
+4. **two roads**: a destination filled from a plan computes what the rewritten graph of the same plan computes;
+5. **growth**: repeating units, and dividing what reads them among the repeats, leaves the function as it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from graphclone import axes as algebra
+from graphclone.axes import Factor
+from graphclone.capture import Trace, capture
+from graphclone.execute import execute
+from graphclone.execute.graph import Child, build, resize, select
+from graphclone.execute.memory import pick
+from graphclone.layout import Layout, analyze, origin
+from graphclone.plan import Plan
+
+Keep = dict[Factor, tuple[int, ...]]
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one oracle says: `error` is the largest difference, relative to the largest value of the same output."""
+
+    oracle: str
+    passed: bool
+    error: float
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{'✓' if self.passed else '✗'} {self.oracle:<14} error {self.error:.1e}  {self.detail}".rstrip()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What all oracles say. Printed, it is one line per oracle."""
+
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.passed for verdict in self.verdicts)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.verdicts))
+
+
+def verify(
+    parent: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    plan: Plan | None = None,
+    child: nn.Module | None = None,
+    seed: int = 0,
+) -> Report:
+    """Run the oracles on a model; with a plan and the child that was filled from it, the two roads as well.
+
+    **Arguments**: `args`, `kwargs`, example inputs of the parent (they are also what the outputs are compared on).
+    """
+    trace = capture(parent, args, kwargs)
+    layout = analyze(trace)
+    inputs = (args, dict(kwargs or {}))
+    expected = outputs(parent, inputs)
+    verdicts = [identity(trace, layout, inputs, expected), permutation(trace, layout, inputs, expected, seed)]
+    verdicts += [masked_parent(trace, layout, inputs, seed), growth(trace, layout, inputs, expected, seed)]
+    if plan is not None and child is not None:
+        verdicts.append(two_roads(plan, parent, child, inputs, trace))
+    return Report(tuple(verdicts))
+
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@torch.no_grad()
+def outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """The tensors that a module returns, in order."""
+    return [leaf for leaf in pytree.tree_leaves(module(*inputs[0], **inputs[1])) if isinstance(leaf, Tensor)]
+
+
+def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """The largest difference, relative to the largest value of the same tensor; infinite where shapes or NaNs disagree."""
+    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        a, b = a.double(), b.double()
+        if a.numel() == 0:
+            continue
+        if not torch.equal(a.isfinite(), b.isfinite()):
+            return float("inf")
+        a, b = a.nan_to_num(), b.nan_to_num()
+        worst = max(worst, float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)))
+    return worst
+
+
+def _verdict(
+    oracle: str, expected: Sequence[Tensor], found: Sequence[Tensor], detail: str, tolerance: float = TOLERANCE
+) -> Verdict:
+    error = difference(expected, found)
+    return Verdict(oracle, error <= tolerance, error, detail)
+
+
+def identity(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor]) -> Verdict:
+    child = select(trace, layout, {})
+    return _verdict("identity", expected, outputs(child, inputs), f"{len(layout.trace.graph.nodes)} nodes", 1e-6)
+
+
+def permutation(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor], seed: int) -> Verdict:
+    generator = torch.Generator().manual_seed(seed)
+    free = [factor for factor in layout.factors if factor.frozen is None]
+    keep = {factor: tuple(torch.randperm(factor.size, generator=generator).tolist()) for factor in free}
+    found = outputs(select(trace, layout, keep), _permuted(layout, inputs, keep))
+    results = [node for node in next(reversed(layout.trace.graph.nodes)).args[0] if node in layout.types]
+    moved = [
+        pick(tensor, [algebra.select(axis, keep) for axis in layout.types[node].axes])
+        for node, tensor in zip(results, expected, strict=True)
+    ]
+    return _verdict("permutation", moved, found, f"{len(free)} factors")
+
+
+def _permuted(layout: Layout, inputs: Inputs, keep: Keep) -> Inputs:
+    nodes = (node for node in layout.trace.graph.nodes if node.op == "placeholder")
+    leaves, spec = pytree.tree_flatten(inputs)
+    moved = []
+    for leaf, node in zip(leaves, nodes, strict=True):
+        typed = layout.types.get(node)
+        moved.append(
+            pick(leaf, [algebra.select(axis, keep) for axis in typed.axes]) if isinstance(leaf, Tensor) and typed else leaf
+        )
+    args, kwargs = pytree.tree_unflatten(moved, spec)
+    return args, kwargs
+
+
+def maskable(layout: Layout) -> list[Factor]:
+    """Factors whose units can be zeroed: free, inside, not normalised over, and contracted with parameters that carry them only."""
+    spoilt = set(layout.normalised)
+    read: set[Factor] = set()
+    for contraction in layout.contractions:
+        inside = set(algebra.factors(contraction.axis))
+        (read if any(origin(node) in layout.trace.parameters for node, _ in contraction.operands) else spoilt).update(inside)
+    return [f for f in layout.factors if f in read and f not in spoilt and f.frozen is None and f.slots and not f.interface]
+
+
+def masked_parent(trace: Trace, layout: Layout, inputs: Inputs, seed: int) -> Verdict:
+    generator = torch.Generator().manual_seed(seed)
+    chosen = maskable(layout)
+    keep = {f: tuple(sorted(torch.randperm(f.size, generator=generator)[: (f.size + 1) // 2].tolist())) for f in chosen}
+    state = {}
+    for name, tensor in trace.state.items():
+        mask = torch.ones_like(tensor)
+        if name in trace.parameters:
+            for dim, axis in enumerate(layout.axes(name)):
+                dropped = sorted(set(range(axis.size)) - set(algebra.select(axis, keep)))
+                mask.index_fill_(dim, torch.tensor(dropped, dtype=torch.long), 0)
+        state[name] = tensor.detach() * mask
+    zeroed = build(layout.trace, resize(layout, {})[0], state, trace.parameters)
+    return _verdict(
+        "masked parent", outputs(zeroed, inputs), outputs(select(trace, layout, keep), inputs), f"{len(chosen)} factors"
+    )
+
+
+def growth(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor], seed: int) -> Verdict:
+    generator = torch.Generator().manual_seed(seed)
+    chosen = [factor for factor in maskable(layout) if factor not in _split_readers(layout)]
+    keep = {f: (*range(f.size), *torch.randint(f.size, (max(f.size // 3, 1),), generator=generator).tolist()) for f in chosen}
+    child = select(trace, layout, keep)
+    with torch.no_grad():
+        for name, dim in _readers(layout):
+            _share(child, name, dim, layout.axes(name)[dim], keep)
+    return _verdict("growth", expected, outputs(child, inputs), f"{len(chosen)} factors")
+
+
+def _readers(layout: Layout) -> Iterable[tuple[str, int]]:
+    """The (parameter, dim) pairs that are contracted; a parameter that was viewed is found by the factors that it carries."""
+    found: dict[tuple[str, int], None] = {}
+    for contraction in layout.contractions:
+        inside = set(algebra.factors(contraction.axis))
+        for node, _ in contraction.operands:
+            name = origin(node)
+            if name in layout.trace.parameters:
+                for dim, axis in enumerate(layout.axes(str(name))):
+                    if inside & set(algebra.factors(axis)):
+                        found[str(name), dim] = None
+    return found
+
+
+def _split_readers(layout: Layout) -> set[Factor]:
+    """Factors that some parameter carries in another place than the one that is contracted (both ends of one matrix, a tie)."""
+    reading: Counter[Factor] = Counter()
+    for name, dim in _readers(layout):
+        inside = set(algebra.factors(layout.axes(name)[dim]))
+        others = {f for other, axis in enumerate(layout.axes(name)) if other != dim for f in algebra.factors(axis)}
+        reading.update(inside & others)
+        counts = Counter(algebra.factors(layout.axes(name)[dim]))
+        reading.update(f for f, n in counts.items() if n > 1)
+    return set(reading)
+
+
+def _share(child: Child, name: str, dim: int, axis: algebra.Axis, keep: Keep) -> None:
+    """Divide the entries of a reading parameter by how often their unit is there."""
+    multiplicity = Counter(algebra.select(axis, keep))
+    scale = torch.tensor([1.0 / multiplicity[i] for i in algebra.select(axis, keep)])
+    tensor = child.get_parameter(name)
+    tensor.mul_(scale.reshape([-1 if i == dim else 1 for i in range(tensor.dim())]).to(tensor.dtype))
+
+
+def two_roads(plan: Plan, parent: nn.Module, child: nn.Module, inputs: Inputs, trace: Trace | None = None) -> Verdict:
+    rewritten = execute(plan, parent, trace=trace)
+    return _verdict(
+        "two roads", outputs(child, inputs), outputs(rewritten.train(child.training), inputs), f"{len(plan.tensors)} tensors"
+    )

@@ -1,0 +1,105 @@
+"""The oracles over the whole zoo: the heart of the suite. And each oracle fails when it should."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+import graphclone as gc
+from graphclone.rules.op import Op
+from graphclone.verify import growth, identity, maskable, masked_parent, outputs, permutation, two_roads
+from models_zoo import tiny
+from tests.zoo import clone, subject
+
+NAMES = tiny.names()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keeping_everything_reproduces_the_parent(name: str) -> None:
+    it = subject(name)
+    verdict = identity(it.trace, it.layout, it.inputs, outputs(it.model, it.inputs))
+    assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_permuting_every_free_factor_at_once_changes_nothing(name: str) -> None:
+    it = subject(name)
+    for seed in range(2):
+        verdict = permutation(it.trace, it.layout, it.inputs, outputs(it.model, it.inputs), seed)
+        assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dropping_units_is_zeroing_them_in_the_parent(name: str) -> None:
+    it = subject(name)
+    verdict = masked_parent(it.trace, it.layout, it.inputs, seed=0)
+    assert verdict.passed, verdict
+    kinds = Counter(factor.kind for factor in maskable(it.layout))
+    assert kinds["hidden"] or kinds["heads"], "nothing was masked"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_repeating_units_and_sharing_out_what_reads_them_changes_nothing(name: str) -> None:
+    it = subject(name)
+    verdict = growth(it.trace, it.layout, it.inputs, outputs(it.model, it.inputs), seed=0)
+    assert verdict.passed, verdict
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_filled_destination_computes_what_the_rewritten_graph_computes(name: str) -> None:
+    it = subject(name)
+    child, report = clone(name)
+    verdict = two_roads(report.plan, it.model, child, it.inputs, it.trace)
+    assert verdict.passed, verdict
+    assert not report.filled.fresh
+    assert report.plan.keep
+    assert any(len(kept) < len(stack) for stack in it.layout.blocks if (kept := report.plan.stacks[stack.name]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_residual_stream_mlp_and_heads_are_free(name: str) -> None:
+    free = Counter(factor.kind for factor in subject(name).layout.factors if factor.slots and factor.frozen is None)
+    assert free["residual"]
+    assert free["hidden"]
+    if name not in ("hf/mamba", "timm/convnext"):
+        assert free["heads"] + free["kv_groups"]
+
+
+def test_a_wrong_rule_is_found_out_by_the_permutation_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = subject("raw/einsum_gpt")
+    monkeypatch.setattr(Op, "normalise", lambda self, *axes: None)
+    monkeypatch.setattr(Op, "freeze", lambda self, axis, why: axis)  # nothing is positional any more
+    wrong = gc.analyze(it.trace)
+    verdict = permutation(it.trace, wrong, it.inputs, outputs(it.model, it.inputs), seed=0)
+    assert not verdict.passed
+
+
+def test_a_wrong_weight_is_found_out_by_the_two_roads() -> None:
+    it = subject("hf/gpt2")
+    child, report = clone("hf/gpt2")
+    name, parameter = next((n, p) for n, p in child.named_parameters() if n.endswith("c_fc.weight"))
+    kept = parameter.detach().clone()
+    try:
+        with torch.no_grad():
+            parameter.copy_(kept.flip(0))
+        assert not two_roads(report.plan, it.model, child, it.inputs, it.trace).passed, name
+    finally:
+        with torch.no_grad():
+            parameter.copy_(kept)
+
+
+def test_verify_runs_all_oracles_and_prints_a_line_for_each() -> None:
+    it = subject("raw/stacked_gpt")
+    child, report = clone("raw/stacked_gpt")
+    verdicts = gc.verify(it.model, it.args, it.kwargs, plan=report.plan, child=child)
+    assert verdicts.passed
+    assert [verdict.oracle for verdict in verdicts.verdicts] == [
+        "identity",
+        "permutation",
+        "masked parent",
+        "growth",
+        "two roads",
+    ]
+    assert str(verdicts).count("✓") == 5

@@ -13,11 +13,13 @@ The notation is einx's: `(h d)` is a product, `(q + k)` a concatenation, `[c]` a
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, Union
+from typing import Final
 
 from graphclone.errors import SizeError
 
@@ -52,7 +54,7 @@ class _Term:
     size: int
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.parts == other.parts  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.parts == other.parts
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self.parts))
@@ -79,7 +81,7 @@ class Concat(_Term):
         self.parts, self.size = parts, sum(part.size for part in parts)
 
 
-Axis = Union[Factor, Product, Concat]
+Axis = Factor | Product | Concat
 UNIT: Final = Product(())
 EMPTY: Final = Concat(())
 
@@ -121,8 +123,8 @@ def find(axis: Axis) -> Axis:
             break
     else:
         return axis
-    found = [find(part) for part in parts]
-    if all(new is old for new, old in zip(found, parts, strict=True)):
+    found = list(map(find, parts))
+    if all(map(operator.is_, found, parts)):
         return axis
     return product(*found) if type(axis) is Product else concat(*found)
 
@@ -180,12 +182,9 @@ def cut(axis: Axis, at: int) -> tuple[Axis, Axis]:
         _bind(axis, concat(first, second))
         return first, second
     if type(axis) is Concat:
-        offset = 0
-        for index, part in enumerate(axis.parts):
-            if offset + part.size > at:
-                break
-            offset += part.size
-        before, after = cut(part, at - offset)
+        offsets = list(itertools.accumulate((part.size for part in axis.parts), initial=0))
+        index = bisect.bisect(offsets, at) - 1
+        before, after = cut(axis.parts[index], at - offsets[index])
         return concat(*axis.parts[:index], before), concat(after, *axis.parts[index + 1 :])
     outer, inner = axis.parts[0], product(*axis.parts[1:])  # type: ignore[union-attr]
     row, rest = divmod(at, inner.size)
@@ -385,7 +384,7 @@ def parse(text: str, lookup: Callable[[str], Axis]) -> Axis:
     tokens = ["its end", *reversed(_TOKEN.findall(text))]
 
     def take(*expected: str) -> str:
-        token = tokens.pop()
+        token: str = tokens.pop()
         if (token not in expected) if expected else (token in {")", "]", "+", "its end"}):
             raise SizeError(f"'{text}' is not an axis: {token if token == 'its end' else repr(token)} comes too early")
         return token

@@ -119,7 +119,7 @@ def infer(trace: Trace) -> Facts:
 
 def _settled(typed: Any) -> Any:
     if isinstance(typed, Typed):
-        return Typed(tuple(find(axis) for axis in typed.axes), typed.domain and find(typed.domain))
+        return Typed(tuple(map(find, typed.axes)), typed.domain and find(typed.domain))
     return [_settled(each) for each in typed] if isinstance(typed, list) else None
 
 

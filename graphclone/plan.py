@@ -82,11 +82,13 @@ class Plan:
 
         try:
             data = json.loads(text)
+            if not isinstance(data, dict):
+                raise PlanError(f"it holds a {type(data).__name__}, not an object")
             version = data.pop("graphclone_plan", None)
             if version != FORMAT:
                 raise PlanError(f"its format is {version!r}, this graphclone reads {FORMAT}")
             return TypeAdapter(cls).validate_python(data, strict=False)
-        except (ValueError, AttributeError, ValidationError) as error:
+        except (ValueError, ValidationError) as error:
             raise PlanError(str(error)) from error
 
     def __str__(self) -> str:

@@ -30,12 +30,12 @@ def score_weights(layout: Layout, state: Mapping[str, Tensor] | None = None) -> 
     """Data-free scores: the norm of all weights that a unit touches, over all slots of its factor."""
     state = state or layout.trace.state
     squares: dict[Factor, Tensor] = {}
-    for factor in layout.factors:
-        for name, dim in factor.slots:
-            if factor.frozen is None and name in layout.trace.parameters:
-                energy = state[name].detach().double().square()
-                energy = energy.sum([d for d in range(energy.dim()) if d != dim])
-                squares[factor] = squares.get(factor, 0) + _per_unit(energy, layout.axes(name)[dim], factor)
+    for name in filter(layout.trace.parameters.__contains__, layout.parameters):
+        for dim, axis in enumerate(layout.axes(name)):
+            if free := dict.fromkeys(factor for factor in algebra.factors(axis) if factor.frozen is None):
+                energy = _norms(state[name].detach(), dim).double().square()
+                for factor in free:
+                    squares[factor] = squares.get(factor, 0) + _per_unit(energy, axis, factor)
     return Scores({factor.name: tuple(total.sqrt().tolist()) for factor, total in squares.items()})
 
 
@@ -65,6 +65,12 @@ def _call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(batch, Mapping):
         return (), dict(batch)
     return (tuple(batch), {}) if isinstance(batch, (tuple, list)) else ((batch,), {})
+
+
+def _norms(tensor: Tensor, dim: int) -> Tensor:
+    """The norm of what lies at each position of a dim."""
+    others = [each for each in range(tensor.dim()) if each != dim % tensor.dim()]
+    return torch.linalg.vector_norm(tensor, dim=others, dtype=torch.float32) if others else tensor.abs()
 
 
 def _per_unit(values: Tensor, axis: Axis, factor: Factor) -> Tensor:
@@ -124,11 +130,10 @@ class _Measure(fx.Interpreter):
         """Mean norm of each unit's part of the sum. Exact for matrices; else the parts of a unit's positions count as independent."""
         x = self.env[value[0]].movedim(value[1], -1).flatten(0, -2)
         w = self.env[weight[0]].detach()
-        others = [d for d in range(w.dim()) if d != weight[1] % w.dim()]
         owners = torch.tensor(algebra.labels(axis, factor))
         single = bool((owners[owners >= 0].bincount(minlength=factor.size) == 1).all())
         if w.dim() > 2 or single:
-            part = (x.double().abs().mean(0) * w.double().square().sum(others).sqrt()).square()
+            part = (x.double().abs().mean(0) * _norms(w, weight[1]).double()).square()
             return _per_unit(part, axis, factor).sqrt()
         w = w.movedim(weight[1], 0)
         norms = [

@@ -187,7 +187,7 @@ def bucketize(op: Op) -> Axes:
     """Elementwise on the values; the boundaries are in order, and may have the leading dims of the values."""
     name = "boundaries" if "boundaries" in op.args else "sorted_sequence"
     values = op.axes("self") if op.has("self") else ()
-    *lead, ordered = op.axes(name)
+    *lead, ordered = op.broadcast(op.axes(name), op.axes("sorter")) if op.has("sorter") else op.axes(name)
     op.freeze(ordered, "boundaries are in order")
     if lead:
         values = (*op.broadcast(tuple(lead), values[:-1]), values[-1])

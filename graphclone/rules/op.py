@@ -7,6 +7,7 @@ schema name, defaults, negative dims, reasons with their source line, and the cl
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -192,11 +193,11 @@ class Op:
 
     def axes(self, name: str) -> Axes:
         """The axes of one tensor argument."""
-        return tuple(axis if type(axis) is algebra.Factor and axis.bound is None else find(axis) for axis in self.type(name).axes)
+        return tuple(map(find, self.type(name).axes))
 
     def lists(self, name: str) -> list[Axes]:
         """The axes of each tensor of a tensor-list argument."""
-        return [tuple(find(axis) for axis in self.facts.types[each].axes) for each in self.args[name]]
+        return [tuple(map(find, self.facts.types[each].axes)) for each in self.args[name]]
 
     def dim(self, name: str, rank: int) -> int:
         return as_int(self.args[name]) % rank if rank else 0
@@ -286,32 +287,37 @@ class Op:
         """Freeze every input factor that is neither carried to a result nor contracted, and every index domain that is lost."""
         if elementwise(self.node.target) and not any(self._has_domain(each) for each in self.node.all_input_nodes):
             return  # whatever it is given, it carries
+        typed = [
+            (name, known)
+            for name, value in self.args.items()
+            if name not in self._read
+            for each in (value if isinstance(value, (list, tuple)) else (value,))
+            if isinstance(each, fx.Node) and isinstance(known := self.facts.types.get(each), Typed)
+        ]
+        if not typed:
+            return
         results = list(results)
-        carried = {factor for result in results for axis in result.axes for factor in algebra.factors(axis)}
-        domains = {factor for result in results if result.domain is not None for factor in algebra.factors(result.domain)}
+        kept = [axis for result in results for axis in result.axes]
         for contraction in reversed(self.facts.contractions):
             if contraction.node is not self.node:
                 break
-            carried.update(algebra.factors(contraction.axis))
-        for name, value in self.args.items():
-            if name in self._read:
-                continue
-            for each in value if isinstance(value, (list, tuple)) else (value,):
-                typed = self.facts.types.get(each) if isinstance(each, fx.Node) else None
-                if isinstance(typed, Typed):
-                    for axis in typed.axes:
-                        self._freeze_lost(axis, carried, "neither carried to the result nor summed over")
-                    if typed.domain is not None and name not in self._indices:
-                        self._freeze_lost(typed.domain, domains, "its positions are used as numbers")
+            kept.append(contraction.axis)
+        self._freeze_lost((axis for _, each in typed for axis in each.axes), kept, "neither carried to the result nor summed over")
+        domains = (each.domain for name, each in typed if each.domain is not None and name not in self._indices)
+        carried = [result.domain for result in results if result.domain is not None]
+        self._freeze_lost(domains, carried, "its positions are used as numbers")
+
+    def _freeze_lost(self, axes: Iterable[Axis], kept: Sequence[Axis], why: str) -> None:
+        lost = [axis for axis in map(find, axes) if axis.size > 1 and axis not in kept]
+        if lost := lost and [axis for axis in lost if axis not in [find(each) for each in kept]]:
+            carried = {factor for axis in kept for factor in algebra.factors(axis)}
+            for factor in itertools.chain.from_iterable(map(algebra.factors, lost)):
+                if factor.frozen is None and factor not in carried:
+                    factor.frozen = Reason(why, self.node)
 
     def _has_domain(self, node: fx.Node) -> bool:
         typed = self.facts.types.get(node)
         return isinstance(typed, Typed) and typed.domain is not None
-
-    def _freeze_lost(self, axis: Axis, kept: set[algebra.Factor], why: str) -> None:
-        for factor in algebra.factors(axis):
-            if factor.frozen is None and factor not in kept:
-                factor.frozen = Reason(why, self.node)
 
 
 def apply(node: fx.Node, facts: Facts) -> None:
@@ -328,7 +334,7 @@ def apply(node: fx.Node, facts: Facts) -> None:
         return
     value = node.meta.get("val")
     try:
-        result = found(op) if isinstance(value, (Tensor, tuple, list)) else None
+        result: Any = found(op) if isinstance(value, (Tensor, tuple, list)) else None
     except Opaque as reason:
         _opaque(node, facts, f"opaque, {reason}")
         return

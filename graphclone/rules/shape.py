@@ -8,33 +8,35 @@ from collections.abc import Sequence
 from typing import Any
 
 from graphclone import axes as algebra
-from graphclone.axes import UNIT, Axis, concat, product
+from graphclone.axes import UNIT, Axis, Product, concat, product
 from graphclone.rules.op import Axes, Op, Opaque, Typed, as_int, rule
 
 
 def regroup(op: Op, axes: Axes, shape: Sequence[int]) -> Axes:
     """The axes of a row-major reshape: runs of dims with equal products are the same positions, written in other digits."""
     result: list[Axis] = []
-    source, target = list(axes), list(shape)
+    source = [digit for axis in reversed(axes) for digit in (reversed(axis.parts) if type(axis) is Product else (axis,))]
+    target = list(reversed(shape))
     while target:
-        size = target.pop(0)
-        if size == 1:
+        news = [target.pop()]
+        if news[0] == 1:
             result.append(UNIT)
             continue
-        while source and source[0].size == 1:
-            source.pop(0)
-        if source and source[0].size == size:
-            result.append(source.pop(0))
-            continue
-        olds, news = [source.pop(0)] if source else [], [size]
-        while (old := math.prod(axis.size for axis in olds)) != (new := math.prod(news)):
+        olds = [source.pop()]
+        old, new = olds[0].size, news[0]
+        while old != new:
             if old < new:
-                olds.append(source.pop(0))
+                olds.append(source.pop())
+                old *= olds[-1].size
             else:
-                news.append(target.pop(0))
-        fresh = [algebra.factor(each) for each in news]
-        op.unify(product(*map(algebra.find, olds)), product(*fresh))
-        result.extend(fresh)
+                news.append(target.pop())
+                new *= news[-1]
+        if len(news) == 1:
+            result.append(product(*map(algebra.find, olds)))
+        else:
+            fresh = [algebra.factor(each) for each in news]
+            op.unify(product(*map(algebra.find, olds)), product(*fresh))
+            result.extend(fresh)
     return tuple(result)
 
 
@@ -243,7 +245,7 @@ def slice_(op: Op) -> Typed:
 
 def segment(op: Op, axis: Axis, start: int, end: int) -> Axis:
     before, rest = algebra.cut(axis, start)
-    piece, after = algebra.cut(rest, end - start)
+    piece, _ = algebra.cut(rest, end - start)
     _stated(op, "start", before, axis)
     _stated(op, "end", concat(algebra.find(before), algebra.find(piece)), axis)
     return algebra.find(piece)
@@ -344,6 +346,8 @@ def diagonal(op: Op) -> Axes:
     a, b = (op.dim(name, len(axes)) for name in ("dim1", "dim2"))
     rest = [axis for dim, axis in enumerate(axes) if dim not in (a, b)]
     if op["offset"] or axes[a].size != axes[b].size:
+        for dim in (a, b):
+            op.freeze(axes[dim], "a diagonal that is not the main one")
         return (*rest, op.positional(op.shape()[-1], "a diagonal that is not the main one"))
     return (*rest, op.unify(axes[a], axes[b]))
 

@@ -433,8 +433,8 @@ def weight_norm(op: Op) -> Axes:
 
 @rule("scaled_dot_product_attention", mixing=True)
 def attention(op: Op) -> Axes:
-    """`... l e, ... s e, ... s v -> ... l v`; with grouped queries, dim -3 of the query is (group member)."""
-    *q_lead, l, e = op.axes("query")
+    """`... t e, ... s e, ... s v -> ... t v`; with grouped queries, dim -3 of the query is (group member)."""
+    *q_lead, t, e = op.axes("query")
     *k_lead, s, e2 = op.axes("key")
     *v_lead, s2, v = op.axes("value")
     e, s = op.unify(e, e2), op.unify(s, s2)
@@ -445,18 +445,18 @@ def attention(op: Op) -> Axes:
         lead = (*lead[:-1], algebra.product(groups, members))
     lead = op.broadcast(tuple(q_lead), tuple(lead))
     if op.has("attn_mask"):
-        mask = op.broadcast(op.axes("attn_mask"), (*lead, l, s))
-        *mask_lead, l, s = mask
+        mask = op.broadcast(op.axes("attn_mask"), (*lead, t, s))
+        *mask_lead, t, s = mask
         lead = tuple(mask_lead)
     if op["is_causal"]:
-        for axis in (l, s):
+        for axis in (t, s):
             op.freeze(axis, "attention is causal")
     op.contract(e, ("query", -1), ("key", -1))
     op.contract(s, ("key", -2), ("value", -2))
     op.normalise(s)
     if op["scale"] is None:
         op.normalise(e)  # the scale is 1/sqrt of its size
-    return (*lead, l, v)
+    return (*lead, t, v)
 
 
 @rule("glu")

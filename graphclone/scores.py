@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis, Factor
-from graphclone.capture import Trace, capture
-from graphclone.errors import WeightsError
+from graphclone.capture import capture
+from graphclone.errors import GraphcloneError, WeightsError
 from graphclone.layout import Layout, analyze, origin
 from graphclone.rules import Typed
 
@@ -47,18 +47,32 @@ def score_activations(model: nn.Module, batches: Iterable[Any]) -> Scores:
     - Any other: the mean norm of what a unit adds where it is summed by a weight. For an MLP unit that is mean |activation| × the norm
       of its outgoing weights; for a head, the norm of the head's share of the output projection.
 
-    **Arguments**: `batches`, each a mapping of keyword arguments, a tuple of positional ones, or one tensor; all of the same shapes.
+    **Arguments**: `batches`, each a mapping of keyword arguments, a tuple of positional ones, or one tensor. A batch of other shapes
+    than those before (a last, smaller one) costs one more capture.
 
-    **Raises** `WeightsError` when an activation is not finite.
+    **Raises** `WeightsError` when an activation is not finite, `GraphcloneError` when there is no batch.
     """
-    prepared = [_call(batch) for batch in batches]
-    trace = capture(model, *prepared[0])
-    layout = analyze(trace)
-    measure = _Measure(trace, layout)
-    with torch.no_grad():
-        for batch in prepared:
-            measure.run(*pytree.tree_leaves(batch))
-    return measure.scores()
+    measures: dict[object, _Measure] = {}
+    for batch in map(_call, batches):
+        leaves, spec = pytree.tree_flatten(batch)
+        shapes = (str(spec), *(tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves))
+        if shapes not in measures:
+            measures[shapes] = _Measure(analyze(capture(model, *batch)))
+        with torch.no_grad():
+            measures[shapes].run(*leaves)
+    if not measures:
+        raise GraphcloneError("there are no calibration batches to score units on", attempt="score_weights(layout)")
+    return _mean(measures.values())
+
+
+def _mean(measures: Iterable[_Measure]) -> Scores:
+    totals: dict[str, Tensor] = {}
+    counts: dict[str, int] = defaultdict(int)
+    for measure in measures:
+        for factor, total in measure.totals.items():
+            totals[factor.name] = totals.get(factor.name, 0) + total
+            counts[factor.name] += measure.counts[factor]
+    return Scores({name: tuple((total / counts[name]).tolist()) for name, total in totals.items()})
 
 
 def _call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -81,11 +95,11 @@ def _per_unit(values: Tensor, axis: Axis, factor: Factor) -> Tensor:
 
 
 class _Measure(fx.Interpreter):
-    """Runs a trace's graph and sums up, per factor, what its places say."""
+    """Runs a layout's graph and sums up, per factor, what its places say."""
 
-    def __init__(self, trace: Trace, layout: Layout) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__(nn.Module(), graph=layout.trace.graph)
-        self.state, self.layout = trace.state, layout
+        self.state, self.layout = layout.trace.state, layout
         self.totals: dict[Factor, Tensor] = {}
         self.counts: dict[Factor, int] = defaultdict(int)
         self.streams = {v for stack in layout.blocks for block in stack.blocks for v in (block.entry, block.exit)}
@@ -145,6 +159,3 @@ class _Measure(fx.Interpreter):
     def _add(self, factor: Factor, values: Tensor) -> None:
         self.totals[factor] = self.totals.get(factor, 0) + values
         self.counts[factor] += 1
-
-    def scores(self) -> Scores:
-        return Scores({factor.name: tuple((total / self.counts[factor]).tolist()) for factor, total in self.totals.items()})

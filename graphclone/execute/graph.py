@@ -15,7 +15,7 @@ from graphclone import axes as algebra
 from graphclone.axes import Factor, Keep
 from graphclone.blocks import Block, Stack
 from graphclone.capture import Trace, capture, prune
-from graphclone.errors import FrozenError, PlanError, SizeError
+from graphclone.errors import FrozenError, PlanError, SizeError, UnknownNameError
 from graphclone.execute.memory import child_state, pick
 from graphclone.inputs import example
 from graphclone.layout import Layout, analyze
@@ -31,8 +31,11 @@ def select(trace: Trace, layout: Layout, keep: Mapping[Factor, Sequence[int] | T
 
     **Arguments**: `keep`, factor (see `layout[...]`) → kept positions, repetitions allowed.
 
-    **Raises** `FrozenError` for a frozen factor that would change, `SizeError` for positions outside the factor.
+    **Raises** `FrozenError` for a frozen factor that would change, `SizeError` for positions outside the factor, `UnknownNameError`
+    for a factor of another layout.
     """
+    if foreign := [factor for factor in keep if factor not in layout.factors]:
+        raise UnknownNameError(f"'{foreign[0].name}' is no factor of this layout", attempt=f"layout['{foreign[0].name}']")
     chosen = {factor: _positions(factor, kept) for factor, kept in keep.items()}
     state = {
         name: pick(tensor, [algebra.select(axis, chosen) for axis in layout.axes(name)]) for name, tensor in trace.state.items()

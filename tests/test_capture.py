@@ -1,0 +1,120 @@
+"""Model → Trace: functional, with ties, without harm to the model; and what is said of a model that cannot be traced."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphclone as gc
+from graphclone.capture import source_line
+from graphclone.errors import CaptureError
+from graphclone.inputs import describe, example
+from graphclone.verify import outputs
+from models_zoo import tiny
+from tests.zoo import subject
+
+
+class Mutating(nn.Module):
+    """In-place ops on values, a running statistic, a constant, no_grad and autocast inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 12)
+        self.norm = nn.BatchNorm1d(12)
+        self.unused = nn.Linear(3, 3)
+        self.register_buffer("seen", torch.zeros(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x).relu_()
+        y.add_(1)
+        y[:, 0] = 0
+        with torch.no_grad():
+            shift = torch.tensor([0.5]) * 2
+        with torch.autocast("cpu", enabled=False):
+            y = self.norm(y) + shift
+        self.seen += y.mean(0)
+        return y
+
+
+def test_the_graph_mutates_nothing_and_computes_the_same() -> None:
+    model, x = Mutating().eval(), torch.randn(5, 12)
+    trace = gc.capture(model, (x,))
+    targets = [node.target for node in trace.graph.nodes if node.op == "call_function"]
+    assert not any(target._schema.is_mutable for target in targets if isinstance(target, torch._ops.OpOverload))
+    assert not any("wrap_with" in str(target) for target in targets)
+    child = gc.select(trace, gc.analyze(trace), {})
+    torch.testing.assert_close(outputs(child, ((x,), {})), outputs(copy.deepcopy(model), ((x,), {})))
+
+
+def test_a_model_is_left_as_it_was() -> None:
+    model, x = Mutating().train(), torch.randn(5, 12)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trace = gc.capture(model, (x,))
+    gc.execute(gc.plan(gc.analyze(trace)), model, trace=trace)(x)
+    assert model.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_never_reaches_the_output_is_named() -> None:
+    assert set(gc.capture(Mutating().eval(), (torch.randn(5, 12),)).unused) >= {"seen", "unused.weight", "unused.bias"}
+
+
+def test_ties_are_one_tensor_with_two_names() -> None:
+    it = subject("hf/gpt2")
+    child = gc.execute(gc.plan(it.layout), it.model, trace=it.trace)
+    assert it.trace.aliases["lm_head.weight"] == "transformer.wte.weight"
+    assert "lm_head.weight" not in it.trace.state
+    assert sum(p.numel() for p in child.parameters()) == sum(p.numel() for p in it.model.parameters())
+
+
+def test_a_ready_made_program_can_be_captured() -> None:
+    model, x = nn.Sequential(nn.Linear(12, 7), nn.GELU()), torch.randn(5, 12)
+    program = torch.export.export(model, (x,))
+    assert [factor.size for factor in gc.analyze(gc.capture(program)).factors] == [
+        factor.size for factor in gc.analyze(gc.capture(model, (x,))).factors
+    ]
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+class Failing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ torch.zeros(5, 5)
+
+
+@pytest.mark.parametrize("model", [Branching(), Failing()])
+def test_a_model_that_cannot_be_exported_is_told_where_and_what_to_do(model: nn.Module) -> None:
+    with pytest.raises(CaptureError) as caught:
+        gc.capture(model, (torch.randn(3, 4),))
+    text = str(caught.value)
+    assert f"torch.export cannot trace {type(model).__name__}" in text
+    assert "test_capture.py:" in text
+    assert "\n  try      " in text
+
+
+def test_inputs_of_the_wrong_kind_are_told_so() -> None:
+    with pytest.raises(CaptureError):
+        gc.capture(nn.Linear(3, 3), (), {"nonsense": torch.randn(2, 3)})
+
+
+def test_a_source_line_is_the_users_not_torchs() -> None:
+    stack = '  File "/home/me/model.py", line 12, in forward\n  File "/site/torch/nn/functional.py", line 9, in linear\n'
+    assert source_line(stack) == "model.py:12"
+    assert source_line(None) is None
+
+
+@pytest.mark.parametrize("name", tiny.names())
+def test_inputs_are_kept_as_data_and_made_again(name: str) -> None:
+    it = subject(name)
+    args, kwargs = example(it.trace.inputs)
+    again = describe(args, kwargs)
+    assert again == it.trace.inputs
+    outputs(it.model, (args, kwargs))  # they run

@@ -1,0 +1,117 @@
+"""Executors: one plan, several roads; a child owns its weights, trains, and is called as its parent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import graphclone as gc
+from graphclone.axes import Factor
+from graphclone.errors import GraphcloneError, PlanError
+from graphclone.execute import child_state, fill, weights
+from graphclone.passes import whole
+from graphclone.verify import outputs
+from models_zoo import tiny
+from tests.zoo import clone, subject
+
+
+@pytest.mark.parametrize("name", ["hf/llama", "hf/t5", "timm/swin", "raw/stacked_gpt"])
+def test_streamed_from_safetensors_it_is_bit_equal_to_in_memory(name: str, tmp_path: Path) -> None:
+    it, (_, report) = subject(name), clone(name)
+    save_file({key: tensor.detach().contiguous() for key, tensor in it.trace.state.items()}, tmp_path / "parent.safetensors")
+    with safe_open(tmp_path / "parent.safetensors", framework="pt") as file:
+        streamed = dict(weights(report.plan, file.get_tensor))
+    memory = dict(weights(report.plan, it.trace.state.__getitem__))
+    assert list(streamed) == list(memory)
+    assert all(torch.equal(streamed[key], memory[key]) for key in memory)
+
+
+@pytest.mark.parametrize("name", tiny.names())
+def test_a_child_shares_no_memory_with_its_parent(name: str) -> None:
+    it = subject(name)
+    parent = {tensor.untyped_storage().data_ptr() for tensor in it.model.state_dict().values() if tensor.numel()}
+    whole_child = gc.execute(gc.plan(it.layout), it.model, trace=it.trace)
+    assert not parent & {tensor.untyped_storage().data_ptr() for tensor in whole_child.state_dict().values() if tensor.numel()}
+    assert not parent & {t.untyped_storage().data_ptr() for t in clone(name)[0].state_dict().values() if t.numel()}
+
+
+@pytest.mark.parametrize("name", ["hf/gpt2", "hf/swin", "raw/einsum_gpt"])
+def test_a_rewritten_graph_trains(name: str) -> None:
+    it = subject(name)
+    child = gc.execute(clone(name)[1].plan, it.model, trace=it.trace)
+    optimizer = torch.optim.SGD(child.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(3):
+        loss = sum(leaf.float().square().mean() for leaf in _leaves(child(*it.args, **it.kwargs)))
+        loss.backward()  # type: ignore[union-attr]
+        assert all(p.grad is not None for p in child.parameters())
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))  # type: ignore[union-attr]
+    assert losses[-1] < losses[0]
+
+
+def _leaves(value: object) -> list[torch.Tensor]:
+    return [each for each in torch.utils._pytree.tree_leaves(value) if isinstance(each, torch.Tensor) and each.requires_grad]
+
+
+def test_a_child_returns_what_its_parent_returns() -> None:
+    it = subject("hf/llama")
+    child = gc.execute(gc.plan(it.layout, width={"residual": 24}, depth=2), it.model, trace=it.trace)
+    assert type(child(**it.kwargs)) is type(it.model(**it.kwargs))
+    assert child(**it.kwargs).logits.shape == it.model(**it.kwargs).logits.shape
+
+
+def test_names_are_the_parents() -> None:
+    it = subject("hf/llama")
+    child = gc.execute(gc.plan(it.layout, width={"residual": 24}), it.model, trace=it.trace)
+    assert {name for name, _ in child.named_parameters()} == {name for name, _ in it.model.named_parameters()}
+    assert child.get_parameter("model.layers.1.mlp.up_proj.weight").shape == (56, 24)
+
+
+def test_select_keeps_exactly_these_units_in_this_order() -> None:
+    it = subject("hf/llama")
+    hidden = it.layout["layers.2.mlp.hidden"]
+    child = gc.select(it.trace, it.layout, {hidden: torch.tensor([5, 3, 50])})
+    up = it.model.get_parameter("model.layers.2.mlp.up_proj.weight")
+    assert torch.equal(child.get_parameter("model.layers.2.mlp.up_proj.weight"), up[[5, 3, 50]])
+
+
+def test_select_on_a_permutation_is_the_parent() -> None:
+    it = subject("hf/llama")
+    same = gc.select(it.trace, it.layout, {it.layout["residual"]: torch.randperm(48)})
+    torch.testing.assert_close(outputs(same, it.inputs), outputs(it.model, it.inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_select_refuses_what_is_frozen_and_what_is_no_position() -> None:
+    it = subject("hf/gpt2")
+    with pytest.raises(GraphcloneError, match=r"cannot select from 'transformer.wpe.fixed'"):
+        gc.select(it.trace, it.layout, {it.layout["wpe.fixed"]: range(5)})
+    with pytest.raises(GraphcloneError):
+        gc.select(it.trace, it.layout, {it.layout["residual"]: [0, 48]})
+    with pytest.raises(GraphcloneError):
+        gc.select(it.trace, it.layout, {Factor(48): [0, 1]})
+
+
+def test_a_missing_tensor_is_named() -> None:
+    it = subject("hf/llama")
+    with pytest.raises(PlanError, match="needs the parent's tensor 'model.embed_tokens.weight'"):
+        child_state(whole(it.layout), {})
+
+
+def test_filling_says_what_came_from_where() -> None:
+    _, report = clone("hf/llama")
+    assert report.filled.filled["model.layers.1.mlp.up_proj.weight"] == "model.layers.3.mlp.up_proj.weight"
+    assert report.filled.fresh == ()
+    assert "tensors from the parent" in str(report)
+
+
+def test_filling_keeps_the_destinations_dtype() -> None:
+    it = subject("hf/llama")
+    destination = tiny.get("hf/llama").smaller().to(torch.bfloat16)
+    fill(clone("hf/llama")[1].plan, it.trace.state.__getitem__, destination)
+    assert {p.dtype for p in destination.parameters()} == {torch.bfloat16}

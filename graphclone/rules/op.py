@@ -302,7 +302,9 @@ class Op:
             if contraction.node is not self.node:
                 break
             kept.append(contraction.axis)
-        self._freeze_lost((axis for _, each in typed for axis in each.axes), kept, "neither carried to the result nor summed over")
+        self._freeze_lost(
+            (axis for _, each in typed for axis in each.axes), kept, "neither carried to the result nor summed over"
+        )
         domains = (each.domain for name, each in typed if each.domain is not None and name not in self._indices)
         carried = [result.domain for result in results if result.domain is not None]
         self._freeze_lost(domains, carried, "its positions are used as numbers")

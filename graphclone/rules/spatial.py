@@ -78,7 +78,7 @@ window(
     1, "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "upsample_nearest1d", "upsample_linear1d", "_upsample_nearest_exact1d"
 )
 window(2, "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d")
-window(2, "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d", "lp_pool2d")
+window(2, "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "_upsample_nearest_exact2d")
 window(3, "max_pool3d", "avg_pool3d", "adaptive_avg_pool3d", "upsample_nearest3d", "upsample_trilinear3d", "_adaptive_avg_pool3d")
 window(1, "max_pool1d_with_indices", "adaptive_max_pool1d", results=2)
 window(2, "max_pool2d_with_indices", "adaptive_max_pool2d", results=2)

@@ -26,6 +26,8 @@ _LEFT_OUT = {
     "pydoc_data",
 }
 
+_LEAST = 20_000  # bytes on either side; the whole library has some 10 million
+
 
 @dataclass(frozen=True)
 class Split:
@@ -40,6 +42,8 @@ def standard_library(root: Path | None = None) -> Split:
 
     A file's side depends on its relative path alone, so a parent trained on one Python version and a child
     trained on another agree on what is held out.
+
+    **Raises** `SourceError` where this Python has no source files.
     """
     root = root or Path(sysconfig.get_paths()["stdlib"])
     sides: dict[bool, list[bytes]] = {True: [], False: []}
@@ -47,6 +51,12 @@ def standard_library(root: Path | None = None) -> Split:
         name = path.relative_to(root)
         if not _LEFT_OUT & set(name.parts):
             sides[zlib.crc32(name.as_posix().encode()) % 20 == 0].append(path.read_bytes())
+    if min(sum(map(len, files)) for files in sides.values()) < _LEAST:
+        raise SourceError(
+            "cannot read the text that the demo learns from",
+            because=f"there is hardly any Python source in '{root}': this Python came without the standard library's .py files",
+            attempt="a Python with its full standard library, or the demo's vision task",
+        )
     train, held_out = (torch.frombuffer(bytearray(b"\0".join(sides[side])), dtype=torch.uint8) for side in (False, True))
     return Split(train, held_out)
 

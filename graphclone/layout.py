@@ -157,13 +157,15 @@ def _describe(
     - `residual`: on a stream between blocks, and contracted with parameters;
     - `head_dim`, `heads`, `kv_groups`: digits of a product on a parameter, from the innermost one outwards; or what the products of two
       activations sum over (`head_dim`) and run in parallel over (`heads`);
-    - `output`: on a result of the model; `hidden`: any other that parameters contract; `fixed`: any other that is frozen;
+    - `output`, `input`: on a result of the model, or on what it is given; `hidden`: any other that parameters contract; `fixed`: any
+      other that is frozen;
     - `inner`: the rest of what has slots;
     - `activation`: on no parameter.
     """
     slots: dict[Factor, dict[tuple[str, int], None]] = defaultdict(dict)
     digits: dict[Factor, str] = {}
     interface: dict[Factor, str] = {}
+    results: set[Factor] = set()
     output = next(reversed(trace.graph.nodes))
     for node in trace.graph.nodes:
         if node.op == "get_attr" and node in types:
@@ -174,7 +176,9 @@ def _describe(
         elif node in types and (node.op == "placeholder" or output in node.users):
             for dim, axis in enumerate(types[node].axes if isinstance(types[node], Typed) else ()):
                 for factor in algebra.factors(axis):
-                    interface.setdefault(factor, f"{node.name}.{dim}" if node.op == "placeholder" else f"output.{dim}")
+                    interface.setdefault(factor, f"{node.name if node.op == 'placeholder' else 'output'}.{dim}")
+                    if node.op != "placeholder":
+                        results.add(factor)
     for factor in {**slots, **interface}:
         factor.slots, factor.interface = tuple(slots.get(factor, ())), factor in interface
     for factor, kind in _attention(types, contractions):
@@ -189,9 +193,8 @@ def _describe(
         elif factor in digits:
             factor.kind = digits[factor]
         else:
-            factor.kind = (
-                "output" if factor.interface else "hidden" if factor in contracted else "fixed" if factor.frozen else "inner"
-            )
+            inside = "hidden" if factor in contracted else "fixed" if factor.frozen else "inner"
+            factor.kind = "output" if factor in results else "input" if factor.interface else inside
     named = list({**slots, **interface})
     _name(named, streams, _owners(stacks))
     return tuple(named)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphclone import axes as algebra
@@ -60,7 +61,7 @@ class Report:
 
 
 def verify(
-    parent: nn.Module,
+    parent: nn.Module | ExportedProgram,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -75,6 +76,7 @@ def verify(
     trace = capture(parent, args, kwargs)
     layout = analyze(trace)
     inputs = (args, dict(kwargs or {}))
+    parent = parent.module() if isinstance(parent, ExportedProgram) else parent
     expected = outputs(parent, inputs)
     verdicts = [identity(trace, layout, inputs, expected), permutation(trace, layout, inputs, expected, seed)]
     verdicts += [masked_parent(trace, layout, inputs, seed), growth(trace, layout, inputs, expected, seed)]

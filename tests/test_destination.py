@@ -32,7 +32,14 @@ class Block(nn.Module):
 
 class Model(nn.Module):
     def __init__(
-        self, width: int = 48, heads: int = 6, head_dim: int = 10, hidden: int = 80, depth: int = 4, vocabulary: int = 61, gated: bool = False
+        self,
+        width: int = 48,
+        heads: int = 6,
+        head_dim: int = 10,
+        hidden: int = 80,
+        depth: int = 4,
+        vocabulary: int = 61,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, width)

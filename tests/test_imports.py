@@ -78,7 +78,7 @@ def test_the_core_knows_no_architecture(path: Path) -> None:
 def test_importing_graphclone_needs_torch_and_little_else() -> None:
     script = (
         "import torch, sys, time; before = set(sys.modules); start = time.perf_counter(); import graphclone; "
-        f"print([m for m in {HEAVY + ('pydantic', 'rich', 'typer')!r} if m in sys.modules and m not in before])"
+        f"print([m for m in {(*HEAVY, 'pydantic', 'rich', 'typer')!r} if m in sys.modules and m not in before])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

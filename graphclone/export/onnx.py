@@ -47,7 +47,7 @@ def export_onnx(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str
             cause = error.__cause__ or error  # the exporter wraps it in advice about reporting bugs
             reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
             failures.append(f"with {freedom} left open: {reason}")
-            _log.warning("%s cannot be exported with %s left open: %s", path.name, freedom, reason)
+            _log.warning("the ONNX file keeps its example sizes: it cannot be exported with %s left open: %s", freedom, reason)
     raise OutputError(
         f"cannot export {type(module).__name__} as ONNX",
         because="\n           ".join(failures),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import logging
 import pickle
+import sys
 import zipfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch.export import ExportedProgram
 
 from graphclone.errors import SourceError
 from graphclone.sources.parent import Parent, Request
@@ -32,7 +36,7 @@ def load(request: Request) -> Parent:
         _refuse_pickles(path)
     try:
         with _without_log():
-            program = torch.export.load(path)
+            program = _read(path)
     except Exception as error:  # torch raises what the part of the archive at fault happens to raise
         raise SourceError(
             f"cannot read '{path}'",
@@ -41,6 +45,17 @@ def load(request: Request) -> Parent:
         ) from error
     args, kwargs = program.example_inputs or ((), {})
     return Parent(program.module(), request.spec, tuple(args), dict(kwargs), program=program)
+
+
+def _read(path: Path) -> ExportedProgram:
+    """A program may return a type of transformers, which torch knows only once that library is imported."""
+    try:
+        return torch.export.load(path)
+    except Exception:
+        if find_spec("transformers") is None or "transformers.modeling_outputs" in sys.modules:
+            raise
+        importlib.import_module("transformers.modeling_outputs")
+        return torch.export.load(path)
 
 
 def _refuse_pickles(path: Path) -> None:

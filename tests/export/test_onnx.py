@@ -63,7 +63,7 @@ def test_a_model_of_one_size_is_exported_at_that_size_with_a_remark(tmp_path: Pa
     with caplog.at_level(logging.WARNING, "graphclone"):
         assert export_onnx(Fixed(), (torch.randn(2, 3, 5),), {}, tmp_path / "fixed.onnx") == 0
     assert dims(onnx.load(tmp_path / "fixed.onnx").graph.input) == {"x": [2, 3, 5]}
-    assert "fixed.onnx cannot be exported with batch left open" in caplog.text
+    assert "cannot be exported with batch left open" in caplog.text
 
 
 def test_a_model_that_cannot_be_exported(tmp_path: Path) -> None:

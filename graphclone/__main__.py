@@ -1,0 +1,5 @@
+"""`python -m graphclone`."""
+
+from graphclone.cli import main
+
+main()

@@ -1,0 +1,178 @@
+"""The commands and their options. What they do is in a file of their own each, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphclone.cli.console import reporting
+from graphclone.cli.options import Asked
+
+app = typer.Typer(
+    name="graphclone",
+    help="Make a smaller (or deeper) transformer out of a trained one, for any architecture.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+PARENT = "a Hugging Face folder, timm:NAME, torchvision:NAME, package.module:factory, a .pt2 file, or a child of `clone`"
+Source = Annotated[str, typer.Argument(metavar="PARENT", help=PARENT, show_default=False)]
+Arg = Annotated[list[str], typer.Option("--arg", metavar="NAME=VALUE", help="an argument of the parent's factory")]
+Input = Annotated[list[str], typer.Option("--input", metavar="SPEC", help="an example input: `input_ids=int64[2,11]:0..256`")]
+Checkpoint = Annotated[Path | None, typer.Option(metavar="FILE", help="trained weights for the factory's model")]
+Pickle = Annotated[bool, typer.Option("--allow-pickle", help="read pickled checkpoints, which can run any program")]
+Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run a program that lies in the parent's folder")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the whole traceback of an error")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
+Seed = Annotated[int, typer.Option(help="of whatever is random")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"graphclone {importlib.metadata.version('graphclone')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="the version")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def inspect(
+    parent: Source,
+    why: Annotated[
+        str | None, typer.Option(metavar="FACTOR", help="every place of a factor, and why it is free or frozen")
+    ] = None,
+    axes: Annotated[str | None, typer.Option(metavar="PATTERN", help="what the dims of these parameters are made of")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="one row for each factor, with all of its places")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="all of it as data")] = False,
+    arg: Arg = [],  # noqa: B006  (typer copies it)
+    input: Input = [],  # noqa: B006
+    checkpoint: Checkpoint = None,
+    allow_pickle: Pickle = False,
+    trust_remote_code: Remote = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a child may have fewer of, what stays as it is and why, and the repeated blocks."""
+    with reporting(debug):
+        from graphclone.cli.inspect import run
+
+        run(Asked(parent, arg, input, checkpoint, allow_pickle, trust_remote_code), why, axes, everything, as_json)
+
+
+@app.command()
+def clone(
+    parent: Source,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="CHILD", help="the folder to write")] = None,
+    set: Annotated[
+        list[str],
+        typer.Option("--set", metavar="NAME=VALUE", help="a field of the child's config, or an argument of its factory"),
+    ] = [],  # noqa: B006
+    width: Annotated[
+        list[str], typer.Option(metavar="FACTOR=N", help="units to keep, or a share: `residual=96`, `*.mlp.hidden=0.5`")
+    ] = [],  # noqa: B006
+    depth: Annotated[list[str], typer.Option(metavar="N", help="blocks to keep of each stack, a share, or `STACK=N`")] = [],  # noqa: B006
+    scores: Annotated[
+        str | None, typer.Option(metavar="KIND", help="how units are ranked: activations (with --data), weights, uniform")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="calibration data: safetensors, one tensor per input, examples along dim 0"),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="examples per calibration batch")] = 8,
+    no_scale: Annotated[bool, typer.Option("--no-scale", help="leave weights as they are, instead of × sqrt(d / d′)")] = False,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="print the plan and write no child (with -o FILE.json, the plan)")
+    ] = False,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    arg: Arg = [],  # noqa: B006
+    input: Input = [],  # noqa: B006
+    checkpoint: Checkpoint = None,
+    allow_pickle: Pickle = False,
+    trust_remote_code: Remote = False,
+    debug: Debug = False,
+) -> None:
+    """Make a child: with `--set`, of the parent's own class in other sizes; with `--width` and `--depth`, as a rewritten graph."""
+    with reporting(debug):
+        from graphclone.cli.clone import Wanted, run
+
+        asked = Asked(parent, arg, input, checkpoint, allow_pickle, trust_remote_code)
+        run(asked, Wanted(output, set, width, depth, scores, data, batch, not no_scale, plan_only, overwrite, seed))
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a child of `clone`, or a parent by itself", show_default=False)],
+    parent: Annotated[
+        str | None, typer.Option("--parent", metavar="PARENT", help="the parent that the child was made of")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the figures as data")] = False,
+    seed: Seed = 0,
+    arg: Arg = [],  # noqa: B006
+    input: Input = [],  # noqa: B006
+    checkpoint: Checkpoint = None,
+    allow_pickle: Pickle = False,
+    trust_remote_code: Remote = False,
+    debug: Debug = False,
+) -> None:
+    """Run the oracles on a parent, or check that a fresh child is what its plan makes of its parent. Exit status 1 if one fails."""
+    with reporting(debug):
+        from graphclone.cli.verify import run
+
+        run(
+            model,
+            Asked(parent or model, arg, input, checkpoint, allow_pickle, trust_remote_code),
+            parent is not None,
+            as_json,
+            seed,
+        )
+
+
+@app.command()
+def export(
+    child: Annotated[str, typer.Argument(metavar="CHILD", help=PARENT, show_default=False)],
+    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="the ONNX file to write", show_default=False)],
+    overwrite: Overwrite = False,
+    arg: Arg = [],  # noqa: B006
+    input: Input = [],  # noqa: B006
+    checkpoint: Checkpoint = None,
+    allow_pickle: Pickle = False,
+    trust_remote_code: Remote = False,
+    debug: Debug = False,
+) -> None:
+    """Write a model as ONNX, and compare ONNX Runtime's outputs with PyTorch's."""
+    with reporting(debug):
+        from graphclone.cli.export import run
+
+        run(Asked(child, arg, input, checkpoint, allow_pickle, trust_remote_code), onnx, overwrite)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FOLDER", help="graphclone-demo by default")] = None,
+    task: Annotated[str, typer.Option(help="text or vision")] = "text",
+    quick: Annotated[bool, typer.Option("--quick", help="everything, in four training steps")] = False,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Clone an embedded parent, check the clone, and race it against a randomly initialised twin: about two minutes."""
+    with reporting(debug):
+        from graphclone.demo.run import run_demo
+
+        raise typer.Exit(run_demo(output, task=task, quick=quick, seed=seed, overwrite=overwrite))
+
+
+def main() -> None:
+    """The `graphclone` command."""
+    app(prog_name="graphclone")

@@ -1,0 +1,71 @@
+"""`graphclone verify`: the oracles on a parent; and a child against what its plan makes of its parent."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+import graphclone as gc
+from graphclone.cli import children
+from graphclone.cli.console import FAILED, err, out, working
+from graphclone.cli.options import Asked
+from graphclone.errors import SourceError
+from graphclone.plan import Plan
+from graphclone.verify import Report
+
+
+def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int) -> None:
+    plan, child = None, None
+    if is_child:
+        plan = _plan(model)
+        with working(f"loading {model}"):
+            loaded = children.load(Asked(model, [], [], None, asked.allow_pickle, asked.trust_remote_code))
+            child = loaded.module
+    with working(f"loading {asked.spec}"):
+        parent = children.load(asked)
+    with working("running the oracles"):
+        verdicts = gc.verify(parent.program or parent.module, parent.args, parent.kwargs, plan=plan, child=child, seed=seed)
+    if as_json:
+        out().print_json(json.dumps({"passed": verdicts.passed, "oracles": [asdict(each) for each in verdicts.verdicts]}))
+    else:
+        out().print(_table(verdicts))
+    if not verdicts.passed:
+        roads = any(each.oracle == "two roads" and not each.passed for each in verdicts.verdicts)
+        hint = " A child that was trained since then differs from its plan: only a fresh clone can be verified." if roads else ""
+        err().print(f"an oracle failed.{hint}", soft_wrap=True)
+        raise typer.Exit(FAILED)
+
+
+def _plan(model: str) -> Plan:
+    path = Path(model).expanduser() / "plan.json"
+    if not path.is_file():
+        raise SourceError(
+            f"'{model}' is no child of graphclone",
+            because="there is no plan.json in it",
+            attempt=f"graphclone verify {model}, to run the oracles on a model by itself",
+        )
+    return Plan.load(path)
+
+
+_MEANS = {
+    "identity": "the plan that keeps everything reproduces the parent",
+    "permutation": "permuting every free factor at once changes nothing",
+    "masked parent": "dropping units is the same as zeroing them in the parent",
+    "growth": "repeating units, and sharing out what reads them, changes nothing",
+    "two roads": "the child computes what the rewritten graph of its plan computes",
+}
+
+
+def _table(verdicts: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("", "oracle", "error", "over", "what it says"):
+        table.add_column(column, overflow="fold")
+    for each in verdicts.verdicts:
+        mark = Text("✓", style="green") if each.passed else Text("✗", style="bold red")
+        table.add_row(mark, each.oracle, f"{each.error:.1e}", each.detail, _MEANS.get(each.oracle, ""))
+    return table

@@ -1,0 +1,211 @@
+"""`graphclone clone`, `verify`, `export`: from a parent on disk to a checked child on disk, in each of its forms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForImageClassification
+
+import graphclone as gc
+from tests.cli.conftest import EINSUM, PARENT, SMALLER, Run
+
+
+def test_a_config_override_gives_a_folder_that_transformers_loads(run: Run, tmp_path: Path) -> None:
+    done = run("clone", PARENT, *SMALLER, "-o", "child")
+    assert done.status == 0, done.err
+    assert "What came from where" in done.out
+    child, loading = AutoModelForImageClassification.from_pretrained(tmp_path / "child", output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert child.config.hidden_size == 48
+    assert gc.Plan.load(tmp_path / "child" / "plan.json").size("residual") == 48
+    verified = run("verify", "child", "--parent", PARENT)
+    assert verified.status == 0
+    assert "two roads" in verified.out
+
+
+def test_widths_and_depth_give_a_graph_that_can_be_inspected_verified_and_exported(run: Run, tmp_path: Path) -> None:
+    done = run("clone", PARENT, "--width", "residual=0.5", "--width", "*.mlp.hidden=100", "--depth", "2", "-o", "child")
+    assert done.status == 0, done.err
+    assert {path.name for path in (tmp_path / "child").iterdir()} == {"child.pt2", "child.json", "plan.json"}
+    assert run("verify", "child", "--parent", PARENT).status == 0
+    assert "48" in run("inspect", "child").out
+    exported = run("export", "child", "--onnx", "child.onnx")
+    assert exported.status == 0, exported.err
+    assert "ONNX Runtime differs from PyTorch by" in exported.out
+    assert run("export", "child", "--onnx", "child.onnx").status == 2
+
+
+def test_a_factory_gives_weights_and_a_record_of_how_to_build_it_again(run: Run, tmp_path: Path) -> None:
+    done = run("clone", *EINSUM, "--set", "width=24", "--set", "depth=2", "-o", "child")
+    assert done.status == 0, done.err
+    assert json.loads((tmp_path / "child" / "child.json").read_text())["set"] == {"width": 24, "depth": 2}
+    assert run("verify", "child", "--parent", *EINSUM).status == 0
+    again = run("clone", "child", "--width", "residual=12", "-o", "grandchild")
+    assert again.status == 0, again.err
+
+
+def test_a_child_that_is_not_its_plans_is_found_out(run: Run, tmp_path: Path) -> None:
+    run("clone", PARENT, *SMALLER, "-o", "child")
+    child = AutoModelForImageClassification.from_pretrained(tmp_path / "child")
+    with torch.no_grad():
+        child.classifier.weight.add_(0.1)
+    child.save_pretrained(tmp_path / "child")
+    done = run("verify", "child", "--parent", PARENT)
+    assert done.status == 1
+    assert "✗" in done.out
+    assert "only a fresh clone can be verified" in done.err
+    assert not json.loads(run("verify", "child", "--parent", PARENT, "--json").out)["passed"]
+
+
+def test_calibration_data_ranks_units_by_activation(run: Run, tmp_path: Path) -> None:
+    save_file({"pixel_values": torch.rand(20, 1, 8, 8)}, tmp_path / "data.safetensors")
+    plans = {}
+    for name, words in {
+        "data": ["--data", "data.safetensors"],
+        "weights": ["--scores", "weights"],
+        "uniform": ["--scores", "uniform"],
+    }.items():
+        done = run("clone", PARENT, "--width", "residual=0.5", "--plan-only", "-o", f"{name}.json", *words)
+        assert done.status == 0, done.err
+        plans[name] = gc.Plan.load(tmp_path / f"{name}.json").keep["residual"]
+    assert len(set(plans.values())) == 3
+    assert plans["uniform"] == tuple(range(0, 96, 2))
+
+
+def test_without_scaling_no_weight_changes(run: Run, tmp_path: Path) -> None:
+    run("clone", PARENT, "--width", "residual=0.5", "--plan-only", "-o", "plan.json", "--no-scale")
+    assert {piece.scale for piece in gc.Plan.load(tmp_path / "plan.json").tensors.values()} == {1.0}
+
+
+def test_only_the_plan_needs_no_folder(run: Run, tmp_path: Path) -> None:
+    done = run("clone", PARENT, "--depth", "0.5", "--plan-only")
+    assert done.status == 0
+    assert "6 → 3 blocks" in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_oracles_run_on_a_parent_by_itself(run: Run) -> None:
+    done = run("verify", *EINSUM)
+    assert done.status == 0
+    assert done.out.count("✓") == 4
+
+
+WRONG = {
+    "wider": (["--set", "hidden_size=192"], ["DestinationError: the destination is wider than the parent", "192"]),
+    "typo": (["--set", "hiden_size=48"], ["no such field", "did you mean 'hidden_size'"]),
+    "frozen": (["--width", "vit.embeddings.fixed=3"], ["FrozenError", "because", "try"]),
+    "too many": (["--width", "residual=97"], ["SizeError", "'residual' has 96 units"]),
+    "no number": (["--width", "residual=many"], ["cannot read --width 'many'"]),
+    "no name": (["--width", "0.5"], ["it is written NAME=N"]),
+    "share": (["--depth", "1.5"], ["a share lies between 0 and 1"]),
+    "no depth": (["--depth", "0"], ["cannot have 0 blocks"]),
+    "unknown": (["--width", "residul=0.5"], ["no factor is called 'residul'", "residual"]),
+    "both": (["--width", "residual=0.5", "--set", "hidden_size=48"], ["one or the other"]),
+    "neither": ([], ["nothing says how large the child is"]),
+    "no data": (["--depth", "2", "--scores", "activations"], ["needs calibration data"]),
+    "scores": (["--depth", "2", "--scores", "magic"], ["no way 'magic'"]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_is_refused_with_advice_and_nothing_is_written(name: str, run: Run, tmp_path: Path) -> None:
+    words, complaints = WRONG[name]
+    done = run("clone", PARENT, *words, "-o", "child")
+    assert done.status == 2
+    assert [each for each in complaints if each not in done.err] == [], done.err
+    assert "Traceback" not in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_width_that_does_not_divide_is_refused_in_the_words_of_its_class(run: Run, tmp_path: Path) -> None:
+    done = run("clone", PARENT.parent / "byte-llama", "--set", "hidden_size=97", "-o", "child")
+    assert done.status == 2
+    assert "(97) is not a multiple of the number of attention heads (6)" in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_output_folder_is_left_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "child").mkdir()
+    (tmp_path / "child" / "mine.txt").write_text("mine")
+    done = run("clone", PARENT, "--depth", "2", "-o", "child")
+    assert done.status == 2
+    assert "it exists already" in done.err
+    assert (tmp_path / "child" / "mine.txt").read_text() == "mine"
+    assert run("clone", PARENT, "--depth", "2", "-o", "child", "--overwrite").status == 0
+    assert not (tmp_path / "child" / "mine.txt").exists()
+
+
+def test_a_failure_with_overwrite_keeps_what_was_there(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "child").mkdir()
+    (tmp_path / "child" / "mine.txt").write_text("mine")
+    assert run("clone", PARENT, "--width", "residual=970", "-o", "child", "--overwrite").status == 2
+    assert [path.name for path in tmp_path.rglob("*")] == ["child", "mine.txt"]
+
+
+@pytest.mark.parametrize("place", [PARENT, PARENT / "child", PARENT.parent])
+def test_the_parents_own_folder_is_never_written_to(place: Path, run: Run) -> None:
+    before = sorted(path.name for path in PARENT.parent.rglob("*"))
+    done = run("clone", PARENT, "--depth", "2", "-o", place, "--overwrite")
+    assert done.status == 2
+    assert "lies there" in done.err
+    assert sorted(path.name for path in PARENT.parent.rglob("*")) == before
+
+
+def test_weights_that_are_no_numbers_are_refused(run: Run, tmp_path: Path) -> None:
+    model = AutoModelForImageClassification.from_pretrained(PARENT)
+    with torch.no_grad():
+        model.classifier.bias[2] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    done = run("clone", "broken", "--depth", "2", "-o", "child")
+    assert done.status == 2
+    assert "WeightsError" in done.err
+    assert "classifier.bias" in done.err
+
+
+def test_a_truncated_checkpoint_is_refused_with_the_sizes(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    for path in PARENT.iterdir():
+        (tmp_path / "broken" / path.name).write_bytes(path.read_bytes()[: 500_000 if path.suffix == ".safetensors" else None])
+    done = run("inspect", "broken")
+    assert done.status == 2
+    assert "truncated: 915,532 bytes expected, 500,000 found" in done.err
+
+
+def test_a_pickle_is_refused_unless_asked_for(run: Run, tmp_path: Path) -> None:
+    from models_zoo.raw import EinsumGPT
+
+    torch.save(EinsumGPT(48, 8, 10, 56, 4).state_dict(), tmp_path / "weights.pt")
+    refused = run("inspect", *EINSUM, "--checkpoint", "weights.pt")
+    assert refused.status == 2
+    assert "--allow-pickle" in refused.err
+    assert run("inspect", *EINSUM, "--checkpoint", "weights.pt", "--allow-pickle").status == 0
+
+
+def test_a_model_that_cannot_be_exported_is_told_where(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "branching_model.py").write_text(
+        "import torch\n\n\nclass Model(torch.nn.Module):\n    def forward(self, x):\n        if x.sum() > 0:\n"
+        "            return x\n        return -x\n\n    def example_inputs(self):\n        return torch.randn(3, 4)\n"
+    )
+    done = run("inspect", "branching_model:Model")
+    assert done.status == 2
+    assert "CaptureError" in done.err
+    assert "branching_model.py:6" in done.err
+    assert "torch.where" in done.err
+
+
+def test_a_parent_that_is_not_there(run: Run) -> None:
+    for words in (["inspect", "nowhere"], ["clone", "nowhere", "--depth", "2", "-o", "x"], ["verify", "nowhere"]):
+        done = run(*words)
+        assert done.status == 2
+        assert "cannot find the parent 'nowhere'" in done.err
+
+
+def test_a_folder_without_a_plan_is_no_child(run: Run) -> None:
+    done = run("verify", PARENT, "--parent", PARENT)
+    assert done.status == 2
+    assert "there is no plan.json in it" in done.err

@@ -37,7 +37,7 @@ $(VENV)/test-ready: $(VENV)/demo-ready
 	@touch $@
 
 demo: $(VENV)/demo-ready
-	@$(VENV)/bin/graphclone demo
+	@$(VENV)/bin/graphclone demo --overwrite
 
 test: lint
 	$(IN) pytest

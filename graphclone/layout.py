@@ -58,8 +58,11 @@ class Layout:
         raise self._unknown(name)
 
     def match(self, pattern: str) -> tuple[Factor, ...]:
-        """The factors whose names match a pattern (`*.mlp.hidden`), or end so. **Raises** `UnknownNameError` if there are none."""
-        found = tuple(
+        """The factor of that name, or those whose names match a pattern (`*.mlp.hidden`) or end so.
+
+        **Raises** `UnknownNameError` if there are none.
+        """
+        found = tuple(f for f in self.factors if f.name == pattern) or tuple(
             f for f in self.factors if fnmatch.fnmatchcase(f.name, pattern) or fnmatch.fnmatchcase(f.name, f"*.{pattern}")
         )
         if not found:

@@ -2,7 +2,7 @@
 
 1. **identity**: the plan that keeps everything reproduces the parent exactly;
 2. **permutation**: permuting every unfrozen factor at once leaves the outputs as they are (but for a permuted output axis);
-3. **masked parent**: a child without some units, heads or experts equals the parent with these units' weights set to zero, wherever
+3. **masked parent**: a child without some units, heads or experts equals the parent with what reads these units set to zero, wherever
    no normalisation or softmax runs over the factor;
 4. **two roads**: a destination filled from a plan computes what the rewritten graph of the same plan computes;
 5. **growth**: repeating units, and dividing what reads them among the repeats, leaves the function as it is.
@@ -10,13 +10,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
@@ -26,7 +26,7 @@ from graphclone.capture import Trace, capture
 from graphclone.execute import execute
 from graphclone.execute.graph import Child, build, resize, select
 from graphclone.execute.memory import pick
-from graphclone.layout import Layout, analyze, origin
+from graphclone.layout import Layout, analyze, origin, readers
 from graphclone.plan import Plan
 
 Keep = dict[Factor, tuple[int, ...]]
@@ -162,14 +162,11 @@ def masked_parent(trace: Trace, layout: Layout, inputs: Inputs, seed: int) -> Ve
     generator = torch.Generator().manual_seed(seed)
     chosen = maskable(layout)
     keep = {f: tuple(sorted(torch.randperm(f.size, generator=generator)[: (f.size + 1) // 2].tolist())) for f in chosen}
-    state = {}
-    for name, tensor in trace.state.items():
-        mask = torch.ones_like(tensor)
-        if name in trace.parameters:
-            for dim, axis in enumerate(layout.axes(name)):
-                dropped = sorted(set(range(axis.size)) - set(algebra.select(axis, keep)))
-                mask.index_fill_(dim, torch.tensor(dropped, dtype=torch.long), 0)
-        state[name] = tensor.detach() * mask
+    state = {name: tensor.detach().clone() for name, tensor in trace.state.items()}
+    for name, dim in _readers(layout):
+        axis = layout.axes(name)[dim]
+        dropped = sorted(set(range(axis.size)) - set(algebra.select(axis, keep)))
+        state[name].index_fill_(dim, torch.tensor(dropped, dtype=torch.long), 0)
     zeroed = build(layout.trace, resize(layout, {})[0], state, trace.parameters)
     return _verdict(
         "masked parent", outputs(zeroed, inputs), outputs(select(trace, layout, keep), inputs), f"{len(chosen)} factors"
@@ -202,15 +199,21 @@ def _readers(layout: Layout) -> Iterable[tuple[str, int]]:
 
 
 def _split_readers(layout: Layout) -> set[Factor]:
-    """Factors that some parameter carries in another place than the one that is contracted (both ends of one matrix, a tie)."""
-    reading: Counter[Factor] = Counter()
+    """Factors that the parameter which reads them carries elsewhere too (both ends of one matrix, a tie), or that two parameters sum."""
+    split: set[Factor] = set()
+    reading: dict[str, set[fx.Node]] = defaultdict(set)
+    for contraction in layout.contractions:
+        names = {origin(node) for node, _ in contraction.operands}
+        for name in names & set(layout.trace.parameters):
+            reading[str(name)].add(contraction.node)
+        if len(contraction.operands) > 1 and names <= set(layout.trace.parameters):
+            split.update(algebra.factors(contraction.axis))
     for name, dim in _readers(layout):
-        inside = set(algebra.factors(layout.axes(name)[dim]))
+        inside = Counter(algebra.factors(layout.axes(name)[dim]))
         others = {f for other, axis in enumerate(layout.axes(name)) if other != dim for f in algebra.factors(axis)}
-        reading.update(inside & others)
-        counts = Counter(algebra.factors(layout.axes(name)[dim]))
-        reading.update(f for f, n in counts.items() if n > 1)
-    return set(reading)
+        elsewhere = any(user not in reading[name] for user, _ in readers(layout.parameters[name]))
+        split.update(f for f, times in inside.items() if f in others or times > 1 or elsewhere)
+    return split
 
 
 def _share(child: Child, name: str, dim: int, axis: algebra.Axis, keep: Keep) -> None:

@@ -6,6 +6,7 @@ merely switch gradients or autocast off are inlined, and everything lifted (para
 
 from __future__ import annotations
 
+import inspect
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ class Trace:
     - `parameters`: the names in `state` that are trainable; the others are buffers and constants.
     - `aliases`: other names of the same parameter (ties) → the name that the graph uses.
     - `unused`: parameters and buffers of the model that never reach the output.
-    - `in_spec`, `out_spec`: the call signature, as pytree specs.
+    - `in_spec`, `out_spec`: the call signature, as pytree specs; `arguments`: the names of the positional ones.
     - `inputs`: the example inputs as data (see `graphclone.inputs`).
     - `modules`: node → dotted path of the module that called it.
     """
@@ -46,6 +47,7 @@ class Trace:
     unused: tuple[str, ...]
     in_spec: Any
     out_spec: Any
+    arguments: tuple[str, ...]
     inputs: Mapping[str, Any] = field(repr=False)
     modules: Mapping[fx.Node, str] = field(repr=False)
 
@@ -64,7 +66,7 @@ def capture(model: nn.Module | ExportedProgram, args: tuple[Any, ...] = (), kwar
     program = model if isinstance(model, ExportedProgram) else _export(model, args, dict(kwargs or {}))
     if any(_mutates(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
         program = program.run_decompositions({})
-    return _unlift(program, _aliases(model, program))
+    return _unlift(program, _aliases(model, program), _arguments(model, len(args)))
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
@@ -113,7 +115,16 @@ def _aliases(model: nn.Module | ExportedProgram, program: ExportedProgram) -> di
     return {name: first[id(tensor)] for name, tensor in named if first.setdefault(id(tensor), name) != name}
 
 
-def _unlift(program: ExportedProgram, aliases: Mapping[str, str]) -> Trace:
+def _arguments(model: nn.Module | ExportedProgram, count: int) -> tuple[str, ...]:
+    """What `forward` calls its first arguments; a program has forgotten it."""
+    if isinstance(model, ExportedProgram):
+        return tuple(f"arg{i}" for i in range(len((model.example_inputs or ((),))[0])))
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    named = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    return tuple(named[i] if i < len(named) else f"arg{i}" for i in range(count))
+
+
+def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tuple[str, ...]) -> Trace:
     """Copy the program's graph, with get_attr nodes for whatever was lifted and wrappers inlined."""
     lifted = {spec.arg.name: spec for spec in program.graph_signature.input_specs if spec.kind != InputKind.USER_INPUT}
     graph, parameters = fx.Graph(), set()
@@ -151,6 +162,7 @@ def _unlift(program: ExportedProgram, aliases: Mapping[str, str]) -> Trace:
         unused=unused,
         in_spec=program.call_spec.in_spec,
         out_spec=program.call_spec.out_spec,
+        arguments=arguments,
         inputs=describe(args, kwargs),
         modules=modules,
     )

@@ -66,6 +66,30 @@ def test_a_child_returns_what_its_parent_returns() -> None:
     assert child(**it.kwargs).logits.shape == it.model(**it.kwargs).logits.shape
 
 
+class Shifted(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(5, 7)
+
+    def forward(self, x: torch.Tensor, scale: torch.Tensor, *, shift: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) * scale + shift
+
+
+@pytest.mark.parametrize("traced", [0, 1, 2])
+@pytest.mark.parametrize("called", [0, 1, 2])
+def test_a_child_is_called_as_its_parent_is(traced: int, called: int) -> None:
+    """By position or by name, however it was traced."""
+    model, given = Shifted(), {"x": torch.randn(2, 5), "scale": torch.randn(7), "shift": torch.randn(7)}
+
+    def split(count: int) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+        return tuple(given.values())[:count], dict(list(given.items())[count:])
+
+    trace = gc.capture(model, *split(traced))
+    child = gc.execute(gc.plan(gc.analyze(trace)), model, trace=trace)
+    args, kwargs = split(called)
+    assert torch.equal(child(*args, **kwargs), model(*args, **kwargs))
+
+
 def test_names_are_the_parents() -> None:
     it = subject("hf/llama")
     child = gc.execute(gc.plan(it.layout, width={"residual": 24}), it.model, trace=it.trace)

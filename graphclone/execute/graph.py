@@ -106,8 +106,8 @@ def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
 def _sign(graph: fx.Graph, trace: Trace) -> None:
     """Give the graph the parent's signature, so that it takes and returns what the parent does."""
     spec: Any = trace.in_spec
-    args, kwargs = spec.children() if hasattr(spec, "children") else spec.children_specs  # torch < 2.9 has no `children`
-    names = [f"arg{i}" for i in range(args.num_children)] + [str(key) for key in kwargs.context]
+    _, kwargs = spec.children() if hasattr(spec, "children") else spec.children_specs  # torch < 2.9 has no `children`
+    names = [*trace.arguments, *map(str, kwargs.context)]
     graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, spec, trace.out_spec)))
 
 

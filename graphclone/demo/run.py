@@ -7,13 +7,14 @@ import json
 import os
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 import graphclone as gc
 from graphclone import report, sources
@@ -25,6 +26,7 @@ from graphclone.demo.race import evaluate, race
 from graphclone.demo.ready import one_thread, require
 from graphclone.demo.task import TASKS, Data, Task, task_named
 from graphclone.export.folder import new_folder
+from graphclone.export.pytorch import save_state
 from graphclone.sources import Parent
 from graphclone.verify import Report
 
@@ -37,12 +39,13 @@ class _Refuted(Exception):
 
 @dataclass(frozen=True)
 class _Subjects:
-    """Who takes part: the parent, and the clone with how it was made."""
+    """Who takes part: the parent, and the clone with how it was made and on what its units were ranked."""
 
     parent: Parent
     parent_score: Score
     clone: Any
     plan: gc.Plan
+    calibration: Mapping[str, Tensor]
 
 
 def run_demo(
@@ -124,7 +127,9 @@ def _clone(it: Task, parent: Parent, score: Score, data: Data, seed: int, consol
     console.print(tables.indented(report.origin_table(made.filled.filled, made.plan, layout)))
     for note in report.plan_notes(made.plan):
         _say(console, note)
-    return _Subjects(parent, score, clone, made.plan)
+    return _Subjects(
+        parent, score, clone, made.plan, {name: torch.cat([b[name] for b in calibration]) for name in calibration[0]}
+    )
 
 
 def _race(it: Task, subjects: _Subjects, data: Data, seed: int, console: Console) -> dict[str, Curve]:
@@ -140,6 +145,8 @@ def _write(
 ) -> dict[str, float]:
     """The plot, the child as a HF folder and as ONNX; how far each form is from the child in memory."""
     from graphclone.demo.outputs import write_folder, write_onnx  # these need the extras
+
+    save_state(subjects.calibration, folder / "calibration.safetensors")
 
     title = f"Half the width, half the depth: a clone of {tables.parameters(subjects.clone):,} parameters and its random twin"
     loss = subjects.parent_score.loss
@@ -175,11 +182,12 @@ def _closing(it: Task, target: Path, console: Console) -> None:
     """What was written where, and the command that does the same with the user's own model."""
     console.print(f"\n[bold]Written to {target}{os.sep}[/]")
     for name, what in _WRITTEN.items():
-        console.print(f"   {name:<13} {what}", highlight=False)
+        console.print(f"   {name:<23}  {what}", highlight=False, soft_wrap=True)
     settings = " ".join(f"--set {name}={value}" for name, value in it.child.items())
     console.print("\n[bold]The untrained clone as a command; your own model goes in the parent's place[/]")
     here = it.parent.relative_to(Path.cwd()) if it.parent.is_relative_to(Path.cwd()) else it.parent
-    command = f"graphclone clone {shlex.quote(str(here))} {settings} -o my-child"
+    ranked_on = f"--data {shlex.quote(str(target / 'calibration.safetensors'))} --batch {it.batch}"
+    command = f"graphclone clone {shlex.quote(str(here))} {settings} {ranked_on} -o my-child"
     console.print(f"   {command}", highlight=False, soft_wrap=True)
     other = next(name for name in TASKS if TASKS[name].parent != it.parent)
     console.print(f"   graphclone demo --task {other} runs the other modality", highlight=False)
@@ -189,6 +197,7 @@ _WRITTEN = {
     "loss.png": "both loss curves",
     "child/": "the trained clone as a Hugging Face folder, with its plan.json",
     "child.onnx": "the same as ONNX",
+    "calibration.safetensors": "what the parent's units were ranked on",
     "results.json": "every figure above",
 }
 

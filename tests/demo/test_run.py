@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import StringIO
@@ -13,15 +14,17 @@ import pytest
 import torch
 import transformers
 from rich.console import Console
+from typer.testing import CliRunner
 
 import graphclone as gc
+from graphclone.cli.app import app
 from graphclone.demo import ready, run
 from graphclone.demo.curves import Curve, Score, speed_up
 from graphclone.demo.task import TASKS, task_named
 from graphclone.errors import OutputError, SourceError, UnknownNameError
 from graphclone.verify import Report, Verdict
 
-FILES = {"loss.png", "child", "child.onnx", "results.json"}
+FILES = {"loss.png", "child", "child.onnx", "calibration.safetensors", "results.json"}
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,12 @@ def test_the_differences_are_those_of_one_and_the_same_model(ran: Ran) -> None:
     assert ran.figures["onnx_difference"] <= 1e-3
 
 
-def test_a_command_for_ones_own_model_is_printed(ran: Ran) -> None:
-    settings = " ".join(f"--set {name}={value}" for name, value in TASKS[ran.task].child.items())
-    assert f"{settings} -o my-child" in ran.printed
+def test_the_command_that_is_printed_makes_the_same_clone(ran: Ran, tmp_path: Path) -> None:
+    (line,) = (line.strip() for line in ran.printed.splitlines() if line.strip().startswith("graphclone clone"))
+    _, *arguments, _ = shlex.split(line)
+    result = CliRunner().invoke(app, [*arguments, str(tmp_path / "child")])
+    assert result.exit_code == 0, result.output
+    assert gc.Plan.load(tmp_path / "child" / "plan.json").keep == gc.Plan.load(ran.folder / "child" / "plan.json").keep
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------

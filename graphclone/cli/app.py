@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -104,7 +107,8 @@ def clone(
 ) -> None:
     """Make a child: with `--set`, of the parent's own class in other sizes; with `--width` and `--depth`, as a rewritten graph."""
     with reporting(debug):
-        from graphclone.cli.clone import Wanted, run
+        from graphclone.cli.clone import run
+        from graphclone.cli.wanted import Wanted
 
         asked = Asked(parent, arg, input, checkpoint, allow_pickle, trust_remote_code)
         run(asked, Wanted(output, set, width, depth, scores, data, batch, not no_scale, plan_only, overwrite, seed))
@@ -175,4 +179,8 @@ def demo(
 
 def main() -> None:
     """The `graphclone` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where a terminal has no → or ✓, it shows ? instead of a traceback
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half-written is taken away
     app(prog_name="graphclone")

@@ -1,4 +1,4 @@
-"""Children on disk: `child.json` says how one that is no Hugging Face folder is built again."""
+"""Children on disk. One that is no Hugging Face folder has a `child.json`, which says how it is built again."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from graphclone.cli.options import Asked
 from graphclone.errors import SourceError
 from graphclone.sources import Parent
 
-GRAPH, WEIGHTS, RECORD = "child.pt2", "model.safetensors", "child.json"
+GRAPH, WEIGHTS, PLAN, RECORD = "child.pt2", "model.safetensors", "plan.json", "child.json"
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a child is loaded again: as the graph in `child.pt2`, or as the factory's model in other sizes, filled.
+    """How a child is loaded again: as the graph in `child.pt2`, or as what a factory makes in other sizes, filled.
 
-    - `parent`: the parent's spec; `arg`: the arguments of its factory; `set`: those that the child has otherwise;
+    - `kind`: `graph` or `factory`;
+    - `parent`: the parent's spec, or that of the factory; `arg`: the factory's arguments; `set`: those that the child has otherwise;
     - `input`: example inputs, as `--input` takes them.
     """
 
@@ -61,8 +62,22 @@ def load(asked: Asked) -> Parent:
 
 
 def _child(folder: Path, asked: Asked) -> Parent:
+    if asked.arg or asked.checkpoint is not None:
+        raise SourceError(f"'{folder}' takes no --arg and no --checkpoint", because=f"its {RECORD} says how it is built")
     record = Record.load(folder)
     if record.kind == "graph":
         return load(replace(asked, spec=str(folder / GRAPH)))
     inputs = [*record.input, *asked.input]
     return sources.load(record.parent, args={**record.arg, **record.set}, inputs=inputs, checkpoint=folder / WEIGHTS)
+
+
+def built_as(asked: Asked, parent: Parent, overrides: dict[str, object]) -> Record:
+    """The record of a child that the parent's factory builds. Where the parent is such a child itself, its own factory does."""
+    folder = Path(asked.spec).expanduser()
+    if (folder / RECORD).is_file():
+        origin = Record.load(folder)
+        made = replace(origin, arg={**origin.arg, **origin.set}, set={}, input=[*origin.input, *asked.input])
+    else:
+        made = Record("factory", asked.spec, sources.assignments(asked.arg), {}, asked.input)
+    untrained = {name: value for name, value in parent.untrained.items() if name in made.arg}
+    return replace(made, set={**untrained, **overrides})

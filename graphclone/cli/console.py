@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 
@@ -15,7 +16,8 @@ from rich.text import Text
 
 from graphclone.errors import GraphcloneError
 
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, WRONG_INPUT, DEFECT, INTERRUPTED = 1, 2, 70, 130
+_ENDLESS = 10_000  # columns
 
 
 class _Results(Console):
@@ -24,8 +26,9 @@ class _Results(Console):
 
 
 def out() -> Console:
-    """Results. Piped, they are as wide as they need to be, so that no name is cut."""
-    return _Results(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
+    """Results. Piped, a line is as long as it needs to be, so that no name is folded and `grep` finds it."""
+    fitted = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return _Results(highlight=False, width=None if fitted else _ENDLESS)
 
 
 def err() -> Console:
@@ -35,38 +38,68 @@ def err() -> Console:
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
     """A line on stderr that says what takes so long, gone when it is done."""
-    with err().status(f"{what} …"):
+    with err().status(Text(f"{what} …")):
         yield
 
 
 @contextlib.contextmanager
 def reporting(debug: bool) -> Iterator[None]:
     """Expected errors become their message and exit status 2; Ctrl-C becomes 130; a reader that left is no error."""
+    debug = debug or bool(os.environ.get("GRAPHCLONE_DEBUG"))
     try:
-        with warnings.catch_warnings():
-            if not debug:
-                warnings.simplefilter("ignore")  # libraries speak to their developers
+        with contextlib.nullcontext() if debug else _own_warnings():
             yield
         sys.stdout.flush()
+    except typer.Exit:
+        raise
     except KeyboardInterrupt:
         err().print("interrupted, nothing was written")
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more when it ends
         raise typer.Exit(0) from None
-    except GraphcloneError as error:
-        if debug or os.environ.get("GRAPHCLONE_DEBUG"):
+    except Exception as error:
+        if debug:
             raise
-        err().print(Text.assemble((f"{type(error).__name__}: ", "bold red"), str(error)), soft_wrap=True)
-        raise typer.Exit(WRONG_INPUT) from None
-    except ModuleNotFoundError as error:
-        extra = _extra(error.name or "")
-        if not extra or debug or os.environ.get("GRAPHCLONE_DEBUG"):
-            raise
-        err().print(
-            f"this needs '{error.name}', which is not installed\n  try      pip install 'graphclone[{extra}]'", markup=False
+        status, text = _explained(error)
+        err().print(text, soft_wrap=True)
+        raise typer.Exit(status) from None
+
+
+def _explained(error: Exception) -> tuple[int, Text]:
+    """The exit status and the message that an exception becomes."""
+    name = type(error).__name__
+    if isinstance(error, GraphcloneError):
+        return WRONG_INPUT, _message(name, str(error))
+    if isinstance(error, ModuleNotFoundError) and (extra := _extra(error.name or "")):
+        return WRONG_INPUT, _message(
+            name, f"this needs '{error.name}'", "it is not installed", f"pip install 'graphclone[{extra}]'"
         )
-        raise typer.Exit(WRONG_INPUT) from None
+    if isinstance(error, OSError) and error.strerror:
+        return WRONG_INPUT, _message(name, f"cannot read or write '{error.filename or 'a file'}'", error.strerror)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"it was raised at {frame.filename}:{frame.lineno}, where nothing should be: this is a defect of graphclone"
+    return DEFECT, _message(name, str(error), where, "the same command with --debug, and reporting what it prints")
+
+
+def _message(name: str, what: str, because: str = "", attempt: str = "") -> Text:
+    """The form that the errors of graphclone have by themselves."""
+    rest = f"\n  because  {because}" * bool(because) + f"\n  try      {attempt}" * bool(attempt)
+    return Text.assemble((f"{name}: ", "bold red"), what, rest)
+
+
+@contextlib.contextmanager
+def _own_warnings() -> Iterator[None]:
+    """What graphclone has to say of a parent is a line on stderr; what libraries say to their developers is left out."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        err().print(f"note: {message}", markup=False, soft_wrap=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"graphclone\.(cli|sources)\b")
+        warnings.showwarning = show
+        yield
 
 
 def _extra(library: str) -> str | None:
@@ -74,6 +107,7 @@ def _extra(library: str) -> str | None:
     name = {"sklearn": "scikit-learn"}.get(library.split(".")[0], library.split(".")[0])
     for requirement in importlib.metadata.requires("graphclone") or ():
         package, _, condition = requirement.partition(";")
-        if "extra ==" in condition and package.strip().startswith(name):
-            return condition.split("extra ==")[1].strip().strip("'\"")
+        extra = condition.partition("extra ==")[2].strip().strip("'\"")
+        if extra not in ("", "dev") and package.strip().startswith(name):
+            return extra
     return None

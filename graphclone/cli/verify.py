@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 import graphclone as gc
@@ -16,6 +15,7 @@ from graphclone.cli.console import FAILED, err, out, working
 from graphclone.cli.options import Asked
 from graphclone.errors import SourceError
 from graphclone.plan import Plan
+from graphclone.report import Sheet
 from graphclone.verify import Report
 
 
@@ -61,10 +61,8 @@ _MEANS = {
 }
 
 
-def _table(verdicts: Report) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("", "oracle", "error", "over", "what it says"):
-        table.add_column(column, overflow="fold")
+def _table(verdicts: Report) -> Sheet:
+    table = Sheet("", "oracle", "error", "over", "what it says")
     for each in verdicts.verdicts:
         mark = Text("✓", style="green") if each.passed else Text("✗", style="bold red")
         table.add_row(mark, each.oracle, f"{each.error:.1e}", each.detail, _MEANS.get(each.oracle, ""))

@@ -78,7 +78,7 @@ def from_call(
             raise DestinationError(f"'{spec}' made a {type(made).__name__}", because="a destination is a torch.nn.Module")
         return made
 
-    return Parent(module.eval(), spec, build=build)
+    return Parent(module.eval(), spec, build=build, untrained=untrained or {})
 
 
 def _find(spec: str) -> tuple[ModuleType, Any]:

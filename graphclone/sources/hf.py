@@ -61,7 +61,8 @@ def load(request: Request) -> Parent:
     module = _without_cache(module).eval()
 
     def build(overrides: Mapping[str, object], layers: Sequence[int] | None) -> nn.Module:
-        return _another(module, resized(config, overrides, layers))
+        with quiet():
+            return _another(module, resized(config, overrides, layers))
 
     return Parent(module, request.spec, kwargs=example_inputs(module), config=config, build=build)
 

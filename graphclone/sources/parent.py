@@ -21,7 +21,8 @@ class Parent:
     """A parent: its module in eval mode, and example inputs that its forward accepts.
 
     `config` is the model's configuration as its author wrote it, where it has one. `program` is set for a `.pt2`
-    file, which is captured already. `build` makes another of the same class, where there is a way to.
+    file, which is captured already. `build` makes another of the same class, where there is a way to; `untrained` are the
+    arguments that its factory then has otherwise, since what it makes is about to be filled.
     """
 
     module: nn.Module
@@ -31,6 +32,7 @@ class Parent:
     config: object | None = None
     program: ExportedProgram | None = None
     build: Build | None = None
+    untrained: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

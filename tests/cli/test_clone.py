@@ -11,6 +11,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForImageClassification
 
 import graphclone as gc
+from graphclone.cli.children import built_as
+from graphclone.cli.options import Asked
+from graphclone.sources import Parent
 from tests.cli.conftest import EINSUM, PARENT, SMALLER, Run
 
 
@@ -49,6 +52,38 @@ def test_a_factory_gives_weights_and_a_record_of_how_to_build_it_again(run: Run,
     assert again.status == 0, again.err
 
 
+def test_a_grandchild_is_built_by_the_factory_of_its_grandparent(run: Run, tmp_path: Path) -> None:
+    run("clone", *EINSUM, "--set", "depth=2", "-o", "child")
+    assert run("clone", "child", "--set", "width=24", "-o", "grandchild").status == 0
+    record = json.loads((tmp_path / "grandchild" / "child.json").read_text())
+    assert record["parent"] == "models_zoo.raw:EinsumGPT"
+    assert record["arg"] == {"width": 48, "heads": 8, "head_dim": 10, "hidden": 56, "depth": 2}
+    assert record["set"] == {"width": 24}
+    assert run("verify", "grandchild", "--parent", "child").status == 0
+    assert "takes no --arg" in run("inspect", "grandchild", "--arg", "width=2").err
+
+
+def test_what_only_a_trained_parent_has_is_not_asked_of_its_child() -> None:
+    parent = Parent(torch.nn.Identity(), "timm:some", untrained={"pretrained": False, "weights": None})
+    record = built_as(Asked("timm:some", ["pretrained=true", "depth=4"], [], None, False, False), parent, {"depth": 2})
+    assert {**record.arg, **record.set} == {"pretrained": False, "depth": 2}
+
+
+def test_a_childs_plan_does_not_fit_another_parent(run: Run) -> None:
+    run("clone", *EINSUM, "--set", "width=24", "-o", "child")
+    done = run("verify", "child", "--parent", PARENT)
+    assert done.status == 2
+    assert "PlanError: the plan was made for another model" in done.err
+
+
+def test_a_damaged_plan_is_told(run: Run, tmp_path: Path) -> None:
+    run("clone", *EINSUM, "--set", "width=24", "-o", "child")
+    (tmp_path / "child" / "plan.json").write_text("{")
+    done = run("verify", "child", "--parent", *EINSUM)
+    assert done.status == 2
+    assert "plan.json is not a plan" in done.err
+
+
 def test_a_child_that_is_not_its_plans_is_found_out(run: Run, tmp_path: Path) -> None:
     run("clone", PARENT, *SMALLER, "-o", "child")
     child = AutoModelForImageClassification.from_pretrained(tmp_path / "child")
@@ -75,6 +110,26 @@ def test_calibration_data_ranks_units_by_activation(run: Run, tmp_path: Path) ->
         plans[name] = gc.Plan.load(tmp_path / f"{name}.json").keep["residual"]
     assert len(set(plans.values())) == 3
     assert plans["uniform"] == tuple(range(0, 96, 2))
+
+
+BAD_DATA = {
+    "out of range": ({"ids": torch.full((9, 12), 999)}, "IndexError"),
+    "floats": ({"ids": torch.rand(9, 12)}, "float32[9, 12]"),
+    "uneven": ({"ids": torch.zeros(9, 12).long(), "mask": torch.ones(8, 12).long()}, "ids 9"),
+    "misnamed": ({"idz": torch.zeros(9, 12).long()}, "did you mean 'ids'"),
+    "empty": ({}, "it holds no tensors"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_data_that_the_parent_cannot_take_is_told(name: str, run: Run, tmp_path: Path) -> None:
+    tensors, complaint = BAD_DATA[name]
+    save_file(tensors, tmp_path / "data.safetensors")
+    done = run("clone", *EINSUM, "--depth", "2", "--data", "data.safetensors", "-o", "child")
+    assert done.status == 2
+    assert "SourceError" in done.err
+    assert complaint in done.err
+    assert not (tmp_path / "child").exists()
 
 
 def test_without_scaling_no_weight_changes(run: Run, tmp_path: Path) -> None:
@@ -107,6 +162,12 @@ WRONG = {
     "unknown": (["--width", "residul=0.5"], ["no factor is called 'residul'", "residual"]),
     "both": (["--width", "residual=0.5", "--set", "hidden_size=48"], ["one or the other"]),
     "neither": ([], ["nothing says how large the child is"]),
+    "twice": (["--width", "residual=9", "--width", "residual=8"], ["--width residual is given twice"]),
+    "no stack": (["--depth", "foo=2"], ["no stack is called 'foo'", "vit.layers"]),
+    "image": (["--set", "image_size=16"], ["the child cannot run on the parent's inputs", "image size"]),
+    "idle data": (["--depth", "2", "--scores", "uniform", "--data", "x.safetensors"], ["--data is of no use"]),
+    "data gone": (["--depth", "2", "--data", "x.safetensors"], ["cannot read 'x.safetensors'"]),
+    "no batch": (["--depth", "2", "--batch", "0"], ["a batch has at least one example"]),
     "no data": (["--depth", "2", "--scores", "activations"], ["needs calibration data"]),
     "scores": (["--depth", "2", "--scores", "magic"], ["no way 'magic'"]),
 }
@@ -203,6 +264,21 @@ def test_a_parent_that_is_not_there(run: Run) -> None:
         done = run(*words)
         assert done.status == 2
         assert "cannot find the parent 'nowhere'" in done.err
+
+
+def test_brackets_in_a_name_are_no_markup(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "[red] parent").symlink_to(PARENT)
+    done = run("clone", "[red] parent", "--depth", "2", "-o", "[bold] child")
+    assert done.status == 0, done.err
+    assert "written to [bold] child" in done.out
+    assert "--parent '[red] parent'" in done.err
+    assert "[red] parent: 452,074 parameters" in run("inspect", "[red] parent").out
+
+
+def test_a_task_that_the_demo_does_not_have(run: Run) -> None:
+    done = run("demo", "--task", "audio")
+    assert done.status == 2
+    assert "text or vision" in done.err
 
 
 def test_a_folder_without_a_plan_is_no_child(run: Run) -> None:

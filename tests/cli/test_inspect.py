@@ -45,4 +45,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(run: Run) -> None:
     assert "no factor is called 'residul'" in done.err
     assert "residual" in done.err
     assert done.out == ""
-    assert run("inspect", PARENT, "--axes", "nothing.like.it").status == 2
+    done = run("inspect", PARENT, "--axes", "q_prj.weight")
+    assert done.status == 2
+    assert "no parameter is called 'q_prj.weight'" in done.err
+    assert "q_proj.weight" in done.err

@@ -1,0 +1,62 @@
+"""From the words of a command to a plan, and what writing a child needs beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+import graphclone as gc
+from graphclone import sources
+from graphclone.capture import capture
+from graphclone.cli import children
+from graphclone.cli.console import working
+from graphclone.cli.options import Asked
+from graphclone.cli.ranking import ranked
+from graphclone.cli.wanted import Wanted
+from graphclone.destination import plan_for
+from graphclone.errors import CaptureError, DestinationError
+from graphclone.layout import Layout, analyze
+from graphclone.plan import Plan
+from graphclone.sources import Parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """A plan and what it was made of. `child` is the destination, where the parent's class was built in other sizes."""
+
+    asked: Asked
+    parent: Parent
+    layout: Layout
+    plan: Plan
+    overrides: dict[str, object]
+    child: nn.Module | None
+
+
+def planned(asked: Asked, wanted: Wanted) -> Job:
+    """**Raises** any of `GraphcloneError`: this is where most of what can be wrong is found."""
+    overrides = sources.assignments(wanted.set)
+    with working(f"loading {asked.spec}"):
+        parent = children.load(asked)
+        child = sources.destination(parent, overrides, seed=wanted.seed) if overrides else None
+    with working("capturing and analysing"):
+        layout = analyze(capture(parent.program or parent.module, parent.args, parent.kwargs))
+        target = _destination(child, parent, layout) if child is not None else None
+    with working("ranking units"):
+        scores = ranked(asked, wanted, parent, layout)
+    if target is not None:
+        plan = plan_for(layout, target, scores, wanted.scale)
+    else:
+        plan = gc.plan(layout, width=wanted.widths(), depth=wanted.depths(), scores=scores, scale=wanted.scale)
+    return Job(asked, parent, layout, plan, overrides, child)
+
+
+def _destination(child: nn.Module, parent: Parent, layout: Layout) -> Layout:
+    try:
+        return analyze(capture(child, parent.args, parent.kwargs), like=layout.blocks)
+    except CaptureError as error:
+        raise DestinationError(
+            "the child cannot run on the parent's inputs",
+            because=str(error).splitlines()[0],
+            attempt="the parent's own settings for what goes in and out: image size, channels, length, vocabulary",
+        ) from error

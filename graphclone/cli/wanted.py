@@ -1,0 +1,104 @@
+"""What the command line asks of a child, and what of it can be refused before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphclone.cli.options import Asked
+from graphclone.errors import OutputError, SizeError
+
+SCORES = ("activations", "weights", "uniform")
+Size = int | float  # a number of units or blocks, or a share of them
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of `graphclone clone`, as they were written."""
+
+    output: Path | None
+    set: list[str]
+    width: list[str]
+    depth: list[str]
+    scores: str | None
+    data: Path | None
+    batch: int
+    scale: bool
+    plan_only: bool
+    overwrite: bool
+    seed: int
+
+    def widths(self) -> dict[str, Size]:
+        return _sizes(self.width, "--width", "residual=0.5")
+
+    def depths(self) -> Size | Mapping[str, Size] | None:
+        """One size for every stack, or one for each of some."""
+        if any("=" in text for text in self.depth):
+            return _sizes(self.depth, "--depth", "layers=4")
+        if len(self.depth) > 1:
+            raise SizeError("--depth is given twice", attempt="--depth STACK=N for each stack")
+        return _size(self.depth[0], "--depth") if self.depth else None
+
+
+def check(asked: Asked, wanted: Wanted) -> None:
+    """**Raises** `SizeError`, `OutputError`: what contradicts itself, cannot be read, or would be written over the parent."""
+    if wanted.set and (wanted.width or wanted.depth):
+        raise SizeError(
+            "--set and --width or --depth were given together",
+            because="--set builds the child from the parent's class, and all sizes follow from it; the others rewrite the graph",
+            attempt="one or the other",
+        )
+    if not (wanted.set or wanted.width or wanted.depth):
+        raise SizeError(
+            "nothing says how large the child is",
+            attempt=f"--set hidden_size=96, or --width residual=0.5 --depth 0.5; `graphclone inspect {asked.spec}` lists names",
+        )
+    wanted.widths()
+    wanted.depths()
+    if wanted.scores not in (None, *SCORES):
+        raise SizeError(f"there is no way '{wanted.scores}' to rank units", attempt=f"--scores {', '.join(SCORES)}")
+    if wanted.scores == "activations" and wanted.data is None:
+        raise SizeError("--scores activations needs calibration data", attempt="--data FILE.safetensors, or --scores weights")
+    if wanted.data is not None and wanted.scores in ("weights", "uniform"):
+        raise SizeError(f"--data is of no use to --scores {wanted.scores}", attempt="--scores activations, or no --data")
+    if wanted.batch < 1:
+        raise SizeError(f"cannot read --batch {wanted.batch}", because="a batch has at least one example")
+    _check_output(asked, wanted)
+
+
+def _check_output(asked: Asked, wanted: Wanted) -> None:
+    if wanted.output is None:
+        if not wanted.plan_only:
+            raise OutputError("nothing says where to write the child", attempt="-o FOLDER, or --plan-only")
+        return
+    target, source = wanted.output.expanduser().resolve(), Path(asked.spec).expanduser()
+    if source.exists() and (source.resolve().is_relative_to(target) or target.is_relative_to(source.resolve())):
+        raise OutputError(
+            f"will not write '{wanted.output}'", because=f"the parent '{asked.spec}' lies there", attempt="another folder"
+        )
+
+
+def _sizes(texts: list[str], option: str, example: str) -> dict[str, Size]:
+    found: dict[str, Size] = {}
+    for text in texts:
+        name, equals, size = (part.strip() for part in text.rpartition("="))
+        if not equals or not name:
+            raise SizeError(f"cannot read {option} '{text}'", because="it is written NAME=N", attempt=f"{option} {example}")
+        if name in found:
+            raise SizeError(f"{option} {name} is given twice", because=f"it is {found[name]} already when '{text}' comes")
+        found[name] = _size(size, option)
+    return found
+
+
+def _size(text: str, option: str) -> Size:
+    """`96` units, or the share `0.5` of the parent's; `1` is one unit, `1.0` all of them."""
+    for read in (int, float):
+        try:
+            size: Size = read(text)
+        except ValueError:
+            continue
+        if isinstance(size, float) and not 0 < size <= 1:
+            raise SizeError(f"cannot read {option} '{text}'", because="a share lies between 0 and 1")
+        return size
+    raise SizeError(f"cannot read {option} '{text}'", because="a size is a whole number, or a share such as 0.5")

@@ -14,13 +14,14 @@ from torch import fx
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis, Concat, Factor, show
-from graphclone.blocks import Stack
+from graphclone.blocks import Block, Stack
 from graphclone.errors import DestinationError
 from graphclone.execute.graph import child_graph
 from graphclone.layout import Layout
 from graphclone.passes import Scale, Shrink, middle, whole
 from graphclone.passes.drop_blocks import alike, restacked
 from graphclone.plan import Plan
+from graphclone.rules import name_of
 from graphclone.scores import Scores
 
 Nodes = list[tuple[fx.Node, fx.Node]]
@@ -72,7 +73,30 @@ def _choose(parent: Layout, child: Layout) -> dict[str, tuple[int, ...]]:
         stacks[ours.name] = tuple(
             alike(kinds, [block.kind for block in theirs.blocks], wanted) if len(set(kinds)) > 1 else wanted
         )
+        for block, index in zip(theirs.blocks, stacks[ours.name], strict=True):
+            _same_ops(ours.blocks[index], block)
     return stacks
+
+
+def _same_ops(ours: Block, theirs: Block) -> None:
+    """**Raises** `DestinationError` if two blocks do not compute the same, whatever their sizes."""
+    a, b = ([name_of(node.target) for node in _downstream(block)] for block in (ours, theirs))
+    if a != b:
+        only = [name for name in dict.fromkeys([*a, *b]) if a.count(name) != b.count(name)]
+        raise DestinationError(
+            f"the destination's '{theirs.name}' is another kind of block than the parent's '{ours.name}'",
+            because=f"they differ in {', '.join(only[:4]) or 'the order of what they compute'}",
+            attempt="the parent's own activation, norms and attention in the destination",
+        )
+
+
+def _downstream(block: Block) -> list[fx.Node]:
+    """What a block makes of its entry. (What it makes of anything else, such as a mask, it may share with others, or not.)"""
+    reached = {block.entry: None}
+    for node in block.nodes:
+        if any(source in reached for source in node.all_input_nodes):
+            reached[node] = None
+    return list(reached)[1:]
 
 
 def _list(stacks: Iterable[Stack]) -> str:

@@ -154,3 +154,25 @@ def test_a_destination_in_training_mode_is_filled_and_stays_so(parent: Model) ->
     child, report = gc.subclone(parent, Model(width=24).train(), (IDS,))
     assert child.training
     assert not report.filled.fresh
+
+
+def test_a_block_that_computes_something_else_is_another_kind() -> None:
+    class Gelu(Model):
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.tokens(ids) + self.positions[: ids.shape[1]]
+            for block in self.blocks:
+                q, k, v = block.qkv(block.norm1(x)).unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # type: ignore[operator, union-attr]
+                mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+                x = x + block.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[operator]
+                x = x + block.down(nn.functional.gelu(block.up(block.norm2(x))))  # type: ignore[operator]
+            return self.head(x)
+
+    with pytest.raises(DestinationError, match="another kind of block") as caught:
+        gc.subclone(Model().eval(), Gelu(width=24).eval(), (IDS,))
+    assert "aten.relu, aten.gelu" in str(caught.value)
+
+
+def test_fewer_outputs_are_remarked_upon() -> None:
+    layout = subject("hf/vit").layout
+    assert any("is an output of the model" in remark for remark in gc.plan(layout, width={"classifier.output": 5}).remarks)
+    assert not gc.plan(layout, width={"residual": 24}).remarks

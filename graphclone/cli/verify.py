@@ -38,6 +38,8 @@ def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int) -> N
         roads = any(each.oracle == "two roads" and not each.passed for each in verdicts.verdicts)
         hint = " A child that was trained since then differs from its plan: only a fresh clone can be verified." if roads else ""
         err().print(f"an oracle failed.{hint}", soft_wrap=True)
+        for remark in plan.remarks if plan is not None else ():
+            err().print(f"note: {remark}", markup=False, soft_wrap=True)
         raise typer.Exit(FAILED)
 
 

@@ -60,9 +60,19 @@ def _replacing(target: Path, overwrite: bool, make: Callable[[Path], None]) -> I
         raise OutputError(f"cannot write '{target}'", because=f"{error.strerror}: '{error.filename}'") from error
     try:
         yield partial
+        _share(partial)
         _move(partial, target, overwrite)
     finally:  # nothing is left here once it has moved
         _remove(partial)
+
+
+def _share(partial: Path) -> None:
+    """The modes that files usually have here: safetensors writes its own for the owner only."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in [partial, *partial.rglob("*")]:
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~umask)
 
 
 def _move(partial: Path, target: Path, overwrite: bool) -> None:

@@ -33,6 +33,9 @@ class Shrink:
                 if size != factor.size and any(name in sources for name, _ in factor.slots):
                     self._check(factor, size)
                     keep[factor.name] = self.best(factor, size)
+                    if factor.kind == "output":
+                        told = f"'{factor.name}' is an output of the model: of its {factor.size} positions the child has {size}"
+                        plan = plan.remark(f"{told}, by score or distance, whatever they stand for")
         return replace(plan, keep=keep)
 
     def best(self, factor: Factor, size: int) -> tuple[int, ...]:

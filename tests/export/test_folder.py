@@ -160,3 +160,11 @@ def test_a_file_does_not_replace_a_folder(old: Path) -> None:
 def test_a_file_that_nobody_wrote(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="nothing was written"), new_file(tmp_path / "plan.json"):
         pass
+
+
+def test_files_have_the_modes_that_files_have_here(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "child") as folder:
+        (folder / "weights").write_text("w")
+        (folder / "weights").chmod(0o600)
+    (tmp_path / "plain").write_text("p")
+    assert (tmp_path / "child" / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode

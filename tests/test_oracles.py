@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import graphclone as gc
 from graphclone.rules.op import Op
-from graphclone.verify import growth, identity, maskable, masked_parent, outputs, permutation, two_roads
+from graphclone.verify import difference, growth, identity, maskable, masked_parent, outputs, permutation, two_roads
 from models_zoo import tiny
 from tests.zoo import clone, subject
 
@@ -103,3 +104,19 @@ def test_verify_runs_all_oracles_and_prints_a_line_for_each() -> None:
         "two roads",
     ]
     assert str(verdicts).count("✓") == 5
+
+
+def test_a_parent_in_half_precision_is_judged_by_its_roundings() -> None:
+    """A sum in another order differs by some of them; a wrong permutation differs by far more."""
+    it = subject("hf/llama")
+    model = copy.deepcopy(it.model).to(torch.bfloat16)
+    verdicts = gc.verify(model, it.args, it.kwargs)
+    assert verdicts.passed, verdicts
+    assert max(verdict.error for verdict in verdicts.verdicts) > 1e-4
+    trace = gc.capture(model, it.args, it.kwargs)
+    layout = gc.analyze(trace)
+    keep = {layout["residual"]: tuple(range(47, -1, -1))}
+    wrong = gc.select(trace, layout, keep)
+    with torch.no_grad():
+        wrong.get_parameter("model.layers.1.mlp.up_proj.weight").copy_(model.model.layers[1].mlp.up_proj.weight)
+    assert difference(outputs(model, it.inputs), outputs(wrong, it.inputs)) > 8 * torch.finfo(torch.bfloat16).eps

@@ -6,6 +6,7 @@ terms, gives the size of a factor. Names decide only where the graphs differ.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,7 @@ from graphclone.layout import Layout
 from graphclone.passes import Scale, Shrink, middle, whole
 from graphclone.passes.drop_blocks import alike, restacked
 from graphclone.plan import Plan
-from graphclone.rules import name_of
+from graphclone.rules import identity, name_of
 from graphclone.scores import Scores
 
 Nodes = list[tuple[fx.Node, fx.Node]]
@@ -79,13 +80,12 @@ def _choose(parent: Layout, child: Layout) -> dict[str, tuple[int, ...]]:
 
 
 def _same_ops(ours: Block, theirs: Block) -> None:
-    """**Raises** `DestinationError` if two blocks do not compute the same, whatever their sizes."""
-    a, b = ([name_of(node.target) for node in _downstream(block)] for block in (ours, theirs))
+    """**Raises** `DestinationError` if two blocks do not compute with the same ops, whatever their sizes; casts and dropout apart."""
+    a, b = (Counter(name_of(node.target) for node in _downstream(block) if not identity(node.target)) for block in (ours, theirs))
     if a != b:
-        only = [name for name in dict.fromkeys([*a, *b]) if a.count(name) != b.count(name)]
         raise DestinationError(
             f"the destination's '{theirs.name}' is another kind of block than the parent's '{ours.name}'",
-            because=f"they differ in {', '.join(only[:4]) or 'the order of what they compute'}",
+            because=f"they differ in {', '.join([*(a - b), *(b - a)][:4])}",
             attempt="the parent's own activation, norms and attention in the destination",
         )
 

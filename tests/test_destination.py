@@ -156,6 +156,12 @@ def test_a_destination_in_training_mode_is_filled_and_stays_so(parent: Model) ->
     assert not report.filled.fresh
 
 
+def test_a_destination_of_another_dtype_and_mode_is_no_other_kind(parent: Model) -> None:
+    child, report = gc.subclone(parent, Model(width=24).to(torch.bfloat16).train(), (IDS,))
+    assert not report.filled.fresh
+    assert {p.dtype for p in child.parameters()} == {torch.bfloat16}
+
+
 def test_a_block_that_computes_something_else_is_another_kind() -> None:
     class Gelu(Model):
         def forward(self, ids: Tensor) -> Tensor:

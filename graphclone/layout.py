@@ -19,7 +19,7 @@ from graphclone.blocks import Stack, find_blocks
 from graphclone.capture import Trace
 from graphclone.decompose import decompose
 from graphclone.errors import UnknownNameError
-from graphclone.rules import Contraction, Facts, Typed, apply, identity, rule_for, shape_of
+from graphclone.rules import Contraction, Facts, Reason, Typed, apply, identity, rule_for, shape_of
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,20 @@ def infer(trace: Trace) -> Facts:
             apply(node, facts)
         elif node.op in ("placeholder", "get_attr") and hasattr(node.meta.get("val"), "shape"):
             facts.types[node] = Typed(tuple(algebra.factor(size) for size in shape_of(node.meta["val"])))
+        elif node.op == "output":
+            for typed in map(facts.types.get, node.all_input_nodes):
+                if isinstance(typed, Typed):
+                    _returned(typed)
     return facts
+
+
+def _returned(typed: Typed) -> None:
+    """Whoever gets an output may read its integers as positions, and its order."""
+    if typed.domain is not None:
+        algebra.freeze(typed.domain, Reason("its positions are an output"))
+    for factor in itertools.chain.from_iterable(map(algebra.factors, typed.axes)):
+        if factor.order:
+            algebra.freeze(factor, Reason("an output is sorted by it"))
 
 
 def _settled(typed: Any) -> Any:
@@ -160,6 +173,7 @@ def _describe(
     - `residual`: on a stream between blocks, and contracted with parameters;
     - `head_dim`, `heads`, `kv_groups`: digits of a product on a parameter, from the innermost one outwards; or what the products of two
       activations sum over (`head_dim`) and run in parallel over (`heads`);
+    - `experts`: what the positions that an op has chosen by value (`topk`, `argmax`) stand on;
     - `output`, `input`: on a result of the model, or on what it is given; `hidden`: any other that parameters contract; `fixed`: any
       other that is frozen;
     - `inner`: the rest of what has slots;
@@ -187,7 +201,7 @@ def _describe(
     for factor, kind in _attention(types, contractions):
         digits.setdefault(factor, kind)
     contracted = {f for c in contractions if any(origin(n) for n, _ in c.operands) for f in algebra.factors(c.axis)}
-    streams = _streams(types, stacks)
+    streams, experts = _streams(types, stacks), set(_experts(types))
     for factor in {**slots, **interface}:
         if not factor.slots:
             factor.kind, factor.name = "activation", interface[factor]
@@ -195,6 +209,8 @@ def _describe(
             factor.kind = "residual"
         elif factor in digits:
             factor.kind = digits[factor]
+        elif factor in experts:
+            factor.kind = "experts"
         else:
             inside = "hidden" if factor in contracted else "fixed" if factor.frozen else "inner"
             factor.kind = "output" if factor in results else "input" if factor.interface else inside
@@ -222,6 +238,14 @@ def _attention(types: Mapping[fx.Node, Any], contractions: Iterable[Contraction]
             if heads := [factor for factor in (first & second) - summed if factor.slots and not _sequential(factor)]:
                 yield from ((factor, "heads") for factor in heads)
                 yield from ((factor, "head_dim") for factor in summed if not _sequential(factor))
+
+
+def _experts(types: Mapping[fx.Node, Any]) -> Iterator[Factor]:
+    """Free factors that integers are positions on, other than an axis's own count (`arange`)."""
+    for typed in types.values():
+        for each in typed if isinstance(typed, list) else [typed]:
+            if each is not None and each.domain is not None and each.axes != (each.domain,):
+                yield from (factor for factor in algebra.factors(each.domain) if factor.frozen is None and factor.slots)
 
 
 def _sequential(factor: Factor) -> bool:

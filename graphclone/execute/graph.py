@@ -63,16 +63,16 @@ def resize(layout: Layout, keep: Keep) -> tuple[fx.Graph, dict[fx.Node, fx.Node]
     for node, stated in layout.sizes.items():
         new, names = env[node], [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         for (name, position), axis in stated.items():
-            size = algebra.size(axis, keep)
-            if size != axis.size:
-                _restate(new, names, name, position, size)
+            change = algebra.size(axis, keep) - axis.size
+            if change:
+                _restate(new, names, name, position, change)
     return graph, env
 
 
-def _restate(node: fx.Node, names: list[str], name: str, position: int | None, size: int) -> None:
+def _restate(node: fx.Node, names: list[str], name: str, position: int | None, change: int) -> None:
     at = names.index(name)
     old: Any = node.args[at] if at < len(node.args) else node.kwargs[name]
-    value = size if position is None else [*old[:position], size, *old[position + 1 :]]
+    value = old + change if position is None else [*old[:position], old[position] + change, *old[position + 1 :]]
     if at < len(node.args):
         node.update_arg(at, value)
     else:

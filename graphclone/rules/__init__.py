@@ -1,6 +1,6 @@
 """One rule per operation: how its axes correspond. `table` is the one to read first; most rules are a line there."""
 
-from graphclone.rules import indexing, shape, spatial, table
+from graphclone.rules import dispatch, indexing, shape, spatial, table
 from graphclone.rules.op import (
     Axes,
     Contraction,
@@ -31,6 +31,7 @@ __all__ = [
     "apply",
     "as_int",
     "create",
+    "dispatch",
     "elementwise",
     "equation",
     "identity",

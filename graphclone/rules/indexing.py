@@ -10,6 +10,7 @@ import torch
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis
+from graphclone.rules.dispatch import permutation
 from graphclone.rules.op import Axes, Op, Opaque, Typed, rule
 
 
@@ -153,8 +154,10 @@ def index(op: Op) -> Typed:
 
 
 @rule("index_put", "_unsafe_index_put")
-def index_put(op: Op) -> Axes:
+def index_put(op: Op) -> Axes | Typed:
     axes = op.axes("self")
+    if (inverse := _inverse(op)) is not None:
+        return inverse
     shape, at = indexed(op, axes)
     if at is None:
         return axes
@@ -168,12 +171,26 @@ def index_put(op: Op) -> Axes:
     return axes
 
 
+def _inverse(op: Op) -> Typed | None:
+    """`empty[permutation] = arange`: the positions on the permuted axis, in the order of the original."""
+    index, count = op["indices"][0], op.type("values")
+    if len(op["indices"]) > 1 or index is None or not permutation(op.facts.types[index]):
+        return None
+    if len(op.axes("self")) > 1 or count.axes != (count.domain,) or op["accumulate"]:
+        return None
+    typed = op.facts.types[index]
+    for axis in (*count.axes, *op.axes("self")):
+        op.freeze(axis, "counts the positions of a sorted axis")
+    op.reads("indices", "values", "self")
+    return Typed((typed.domain,), typed.axes[0])
+
+
 @rule("one_hot")
 def one_hot(op: Op) -> Axes:
     """A new last dim of classes, which the integers are positions on."""
     domain = op.type("self").domain
     (*_, count) = op.shape()
-    if domain is not None and domain.size == count:
+    if domain is not None and domain.size == count == op["num_classes"]:
         op.reads("self")
         classes = domain
     else:

@@ -314,8 +314,8 @@ class Op:
         if lost := lost and [axis for axis in lost if axis not in [find(each) for each in kept]]:
             carried = {factor for axis in kept for factor in algebra.factors(axis)}
             for factor in itertools.chain.from_iterable(map(algebra.factors, lost)):
-                if factor.frozen is None and factor not in carried:
-                    factor.frozen = Reason(why, self.node)
+                if (factor.frozen is None or factor.order) and factor not in carried:
+                    algebra.freeze(factor, Reason(why, self.node))
 
     def _has_domain(self, node: fx.Node) -> bool:
         typed = self.facts.types.get(node)

@@ -182,7 +182,7 @@ same(
 same("dropout dropout_ feature_dropout positive resolve_conj resolve_neg _conj_physical real")
 
 
-@rule("pointwise where copy masked_fill polar rrelu hardswish log_sigmoid isclose float_power floor_divide", elementwise=True)
+@rule("pointwise where copy masked_fill polar rrelu hardswish log_sigmoid isclose float_power", elementwise=True)
 @rule("add subtract multiply divide true_divide xlogy arctan2 clip __and__ __or__ __xor__", elementwise=True)
 @rule("greater greater_equal less less_equal not_equal", elementwise=True)
 def pointwise(op: Op) -> Axes:
@@ -198,21 +198,22 @@ def pointwise(op: Op) -> Axes:
 
 def along(dims: str | tuple[int, ...], names: str, why: str = "depends on the order") -> None:
     """Positional in some dims (named by an argument, or fixed), elementwise in the others. A dim of another size is a new axis."""
-
-    @rule(names)
-    def ordered(op: Op) -> Axes:
-        axes = op.axes(op.first)
-        chosen = op.dims(dims, len(axes)) if isinstance(dims, str) else [dim % len(axes) for dim in dims if axes]
-        result = []
-        for dim, (axis, size) in enumerate(zip(axes, op.shape(), strict=True)):
-            if dim in chosen:
-                op.freeze(axis, why)
-                axis = axis if axis.size == size else op.positional(size, why)
-            result.append(axis)
-        return tuple(result)
+    rule(names)(functools.partial(ordered, dims=dims, why=why))
 
 
-along("dim", "cumsum cumprod logcumsumexp")
+def ordered(op: Op, dims: str | tuple[int, ...], why: str) -> Axes:
+    axes = op.axes(op.first)
+    chosen = op.dims(dims, len(axes)) if isinstance(dims, str) else [dim % len(axes) for dim in dims if axes]
+    result = []
+    for dim, (axis, size) in enumerate(zip(axes, op.shape(), strict=True)):
+        if dim in chosen:
+            op.freeze(axis, why)
+            axis = axis if axis.size == size else op.positional(size, why)
+        result.append(axis)
+    return tuple(result)
+
+
+along("dim", "cumprod logcumsumexp")
 along("dims", "flip roll")
 along((-2, -1), "tril triu")
 along("dim", "fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft", why="a Fourier transform depends on the order")
@@ -237,15 +238,6 @@ def renorm(op: Op) -> Axes:
     axes = op.axes("self")
     op.normalise(*(axis for dim, axis in enumerate(axes) if dim != op.dim("dim", len(axes))))
     return axes
-
-
-@rule("histc")
-def histogram(op: Op) -> Axes:
-    """How many of all the values lie in each bin."""
-    for dim, axis in enumerate(op.axes("self")):
-        op.contract(axis, ("self", dim))
-        op.normalise(axis)
-    return tuple(op.positional(bins, "bins are in order") for bins in op.shape())
 
 
 def reduce(names: str, adds: bool = False) -> None:
@@ -326,19 +318,6 @@ def topk(op: Op) -> list[Typed]:
     return [Typed(result), Typed(result, _ranked(op, axes[dim]))]
 
 
-@rule("sort", "argsort", "msort")
-def sort(op: Op) -> Any:
-    """As many come out as go in, ordered by value: that axis stays as it is. The indices are positions on it."""
-    axes = op.axes("self")
-    dim = op.dim("dim", len(axes)) if "dim" in op.args else 0
-    if axes:
-        op.freeze(axes[dim], "sorted by value")
-    values, indices = Typed(axes), Typed(axes, axes[dim] if axes else None)
-    if isinstance(op.node.meta["val"], (tuple, list)):
-        return [values, indices]
-    return indices if op.node.target._schema.name == "aten::argsort" else values  # type: ignore[union-attr]
-
-
 def create(names: str, uniform: bool = True) -> None:
     """A new tensor; `uniform`: all of its values are alike, so its axes are free."""
 
@@ -358,7 +337,11 @@ create("rand randn randint randperm eye linspace logspace tril_indices triu_indi
 def like(op: Op) -> Axes:
     """Uniform values in the shape of another tensor. (Random ones are alike in distribution.)"""
     op.shape_only(op.first)
-    return op.axes(op.first)
+    axes = op.axes(op.first)
+    return tuple(
+        op.positional(axis.size, "as large as a sorted axis") if type(axis) is algebra.Factor and axis.order else axis
+        for axis in axes
+    )
 
 
 @rule("arange")

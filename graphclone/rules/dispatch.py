@@ -34,11 +34,10 @@ def _same(a: Axis, b: Axis | None) -> bool:
 def sort(op: Op) -> Any:
     """As many come out as go in, ordered by value. The indices are positions on the axis that was sorted."""
     typed, axes = op.type("self"), op.axes("self")
-    domain, rising = typed.domain, not op.get("descending")
+    domain = typed.domain
+    rising = not op.get("descending")
     dim = op.dim("dim", len(axes)) if "dim" in op.args else 0
-    if permutation(typed) and not op.get(
-        "descending"
-    ):  # sorted, a permutation of an axis is that axis, and the indices are its inverse
+    if domain is not None and rising and permutation(typed):  # sorted, it is the axis itself, and the indices are its inverse
         values, indices = Typed((domain,), domain), Typed((domain,), axes[0])
         op.reads("self")
     else:

@@ -20,6 +20,7 @@ from torch.export.graph_signature import InputKind
 
 from graphclone.errors import CaptureError
 from graphclone.inputs import describe
+from graphclone.unbacked import settle
 
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}  # higher-order op → where its sub-graph stands
 
@@ -150,10 +151,11 @@ def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tup
     results = output.args[0][len(output.args[0]) - user :]
     graph.output(tuple(env[each] if isinstance(each, fx.Node) else each for each in results))
     prune(graph)
+    args, kwargs = program.example_inputs or ((), {})
+    settle(graph, state, (args, kwargs))
     used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     unused = tuple(name for name in program.state_dict if aliases.get(name, name) not in used)
     modules = {node: path for node, path in modules.items() if not node._erased}
-    args, kwargs = program.example_inputs or ((), {})
     return Trace(
         graph,
         state={name: tensor for name, tensor in state.items() if name in used},
@@ -186,26 +188,27 @@ def _copy(old: fx.Node, owner: fx.GraphModule, graph: fx.Graph, env: dict[fx.Nod
     elif "_assert_tensor_metadata" in str(old.target) or old.op == "call_module":
         pass  # checks that would forbid the child another dtype or device
     else:
-        env[old] = new = _explicit(graph.node_copy(old, env.__getitem__))
+        env[old] = new = explicit(graph.node_copy(old, env.__getitem__))
         stack = list((old.meta.get("nn_module_stack") or {}).values())
         modules[new] = re.sub(r"@\d+$", "", stack[-1][0]) if stack else ""
 
 
-def _explicit(node: fx.Node) -> fx.Node:
+def explicit(node: fx.Node) -> fx.Node:
     """State what an op leaves to be worked out from a size: a child's chunks may be unequal, its ends stand elsewhere."""
     aten, val = torch.ops.aten, node.meta.get("val")
     if node.target is aten.view.default:
         node.target = aten.reshape.default  # a child's strides may be others
-    if node.target in (aten.chunk.default, aten.split.Tensor):
+    if node.target in (aten.chunk.default, aten.split.Tensor, aten.unsafe_split.Tensor, aten.unsafe_chunk.default):
         dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
         sizes = [piece.shape[dim] for piece in val]  # type: ignore[union-attr]
         if all(isinstance(size, int) for size in sizes):
             node.target, node.args, node.kwargs = aten.split_with_sizes.default, (node.args[0], sizes, dim), {}
-    elif node.target in (aten.slice.Tensor, aten.select.int):
-        size = node.args[0].meta["val"].shape[node.args[1] if len(node.args) > 1 else 0]  # type: ignore[union-attr]
+    elif node.target in (aten.slice.Tensor, aten.select.int, aten.slice_scatter.default, aten.select_scatter.default):
+        at = 1 + ("scatter" in str(node.target))  # where the dim stands; what is written stands before it
+        size = node.args[0].meta["val"].shape[node.args[at] if len(node.args) > at else 0]  # type: ignore[union-attr]
         if isinstance(size, int):
-            rest = (max(arg + size, 0) if isinstance(arg, int) and arg < 0 else arg for arg in node.args[2:4])
-            node.args = (*node.args[:2], *rest, *node.args[4:])
+            rest = (max(arg + size, 0) if isinstance(arg, int) and arg < 0 else arg for arg in node.args[at + 1 : at + 3])
+            node.args = (*node.args[: at + 1], *rest, *node.args[at + 3 :])
     return node
 
 

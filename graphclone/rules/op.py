@@ -89,6 +89,7 @@ def rule(*names: str, elementwise: bool = False, mixing: bool = False, identity:
 
     def register(function: R) -> R:
         RULES.update(dict.fromkeys(" ".join(names).split(), function))
+        _forget()
         if elementwise:
             _ELEMENTWISE.add(function)
         if mixing:
@@ -134,6 +135,12 @@ def identity(target: Any) -> bool:
 def mixing(target: Any) -> bool:
     """Whether an op sums over an axis that two operands share: linear maps and attention."""
     return rule_for(target) in _MIXING
+
+
+def _forget() -> None:
+    """A rule that comes later counts as well."""
+    for cached in (rule_for, elementwise, identity, mixing):
+        cached.cache_clear()
 
 
 @functools.cache
@@ -323,18 +330,14 @@ class Op:
 
 
 def apply(node: fx.Node, facts: Facts) -> None:
-    """Give a type to one call. An op with no rule freezes every axis that it touches."""
+    """Give a type to one call. An op with no rule that does not merely move elements freezes every axis that it touches."""
     if node.target is operator.getitem and isinstance(facts.types.get(cast(fx.Node, node.args[0])), list):
         facts.types[node] = facts.types[cast(fx.Node, node.args[0])][cast(int, node.args[1])]
         return
     if not isinstance(node.target, torch._ops.OpOverload):
         _opaque(node, facts, "opaque")
         return
-    op, found = Op(node, facts), rule_for(node.target)
-    if found is None:
-        _opaque(node, facts, "opaque, there is no rule for it")
-        return
-    value = node.meta.get("val")
+    op, found, value = Op(node, facts), rule_for(node.target) or RULES["otherwise"], node.meta.get("val")
     try:
         result: Any = found(op) if isinstance(value, (Tensor, tuple, list)) else None
     except Opaque as reason:

@@ -14,7 +14,7 @@ from models_zoo.entry import Inputs, Tiny, Unbuildable, entry, reals
 
 BATCH, CLASSES = 5, 11
 Half = bool
-Make = Callable[[Half], nn.Module]
+Make = Callable[[Half], Any]
 
 
 def _halved(half: Half, *sizes: int) -> list[int]:
@@ -24,16 +24,15 @@ def _halved(half: Half, *sizes: int) -> list[int]:
 def _by_name(name: str, **options: Any) -> Make:
     """A function of torchvision.models with keywords; its widths are its own."""
 
-    def make(half: Half) -> nn.Module:
+    def make(half: Half) -> Any:
         from torchvision import models
 
-        built: nn.Module = models.get_model(name, weights=None, num_classes=CLASSES, **options)
-        return built
+        return models.get_model(name, weights=None, num_classes=CLASSES, **options)
 
     return make
 
 
-def convnext(half: Half) -> nn.Module:
+def convnext(half: Half) -> Any:
     from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
     widths = [*_halved(half, 12, 20, 28, 36), None]
@@ -43,14 +42,14 @@ def convnext(half: Half) -> nn.Module:
     )
 
 
-def densenet(half: Half) -> nn.Module:
+def densenet(half: Half) -> Any:
     from torchvision.models import DenseNet
 
     growth, start = _halved(half, 8, 24)
     return DenseNet(growth, (1, 2, 1, 1) if half else (2, 4, 2, 2), start, num_classes=CLASSES)
 
 
-def efficientnet(half: Half) -> nn.Module:
+def efficientnet(half: Half) -> Any:
     from torchvision.models.efficientnet import EfficientNet, FusedMBConvConfig, MBConvConfig
 
     a, b, c, last = _halved(half, 16, 32, 48, 80)
@@ -59,21 +58,21 @@ def efficientnet(half: Half) -> nn.Module:
     return EfficientNet(setting, dropout=0.2, num_classes=CLASSES, last_channel=last)
 
 
-def maxvit(half: Half) -> nn.Module:
+def maxvit(half: Half) -> Any:
     from torchvision.models import MaxVit
 
     stem, *widths = _halved(half, 16, 32, 48)
     return MaxVit((56, 56), stem, 7, widths, [1, 1] if half else [2, 2], 8, 0.0, num_classes=CLASSES)
 
 
-def mobilenet_v2(half: Half) -> nn.Module:
+def mobilenet_v2(half: Half) -> Any:
     from torchvision.models import MobileNetV2
 
     setting = [[1, 16, 1, 1], [6, 24, 1 if half else 2, 2], [6, 40, 1 if half else 3, 2]]
     return MobileNetV2(CLASSES, 0.5 if half else 1.0, setting)
 
 
-def mobilenet_v3(half: Half) -> nn.Module:
+def mobilenet_v3(half: Half) -> Any:
     from torchvision.models.mobilenetv3 import InvertedResidualConfig, MobileNetV3
 
     def block(width: int, kernel: int, units: int, out: int, se: bool, act: str, stride: int) -> InvertedResidualConfig:
@@ -84,7 +83,7 @@ def mobilenet_v3(half: Half) -> nn.Module:
     return MobileNetV3(setting, 48 if half else 96, CLASSES)
 
 
-def regnet(half: Half) -> nn.Module:
+def regnet(half: Half) -> Any:
     from torchvision.models.regnet import BlockParams, RegNet
 
     widths = _halved(half, 16, 32, 48, 64)
@@ -92,20 +91,20 @@ def regnet(half: Half) -> nn.Module:
     return RegNet(params, num_classes=CLASSES, stem_width=16)
 
 
-def resnext(half: Half) -> nn.Module:
+def resnext(half: Half) -> Any:
     from torchvision.models.resnet import Bottleneck, ResNet
 
     return ResNet(Bottleneck, [1] * 4 if half else [2, 2, 1, 1], CLASSES, groups=4, width_per_group=2 if half else 4)
 
 
-def shufflenet(half: Half) -> nn.Module:
+def shufflenet(half: Half) -> Any:
     from torchvision.models import ShuffleNetV2
 
     return ShuffleNetV2([2, 2, 2] if half else [2, 4, 2], [12, *_halved(half, 24, 48, 96, 128)], CLASSES)
 
 
 def _swin(version: int) -> Make:
-    def make(half: Half) -> nn.Module:
+    def make(half: Half) -> Any:
         from torchvision.models import SwinTransformer
         from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 
@@ -117,7 +116,7 @@ def _swin(version: int) -> Make:
     return make
 
 
-def vgg(half: Half) -> nn.Module:
+def vgg(half: Half) -> Any:
     from torchvision.models import VGG
     from torchvision.models.vgg import make_layers
 
@@ -130,7 +129,7 @@ def vgg(half: Half) -> nn.Module:
     return model
 
 
-def vit(half: Half) -> nn.Module:
+def vit(half: Half) -> Any:
     from torchvision.models import VisionTransformer
 
     width, heads, units = _halved(half, 48, 8, 104)
@@ -161,35 +160,35 @@ def _small_pyramid(half: Half, width: int) -> nn.Module:
     return BackboneWithFPN(body, layers, _halved(half, 32, 48, 64), width, LastLevelMaxPool())
 
 
-def retinanet(half: Half) -> nn.Module:
+def retinanet(half: Half) -> Any:
     from torchvision.models.detection.retinanet import RetinaNetHead
 
     (width,) = _halved(half, 64)
     return _Network(_small_pyramid(half, width), RetinaNetHead(width, 3, CLASSES))
 
 
-def fcos(half: Half) -> nn.Module:
+def fcos(half: Half) -> Any:
     from torchvision.models.detection.fcos import FCOSHead
 
     (width,) = _halved(half, 64)
     return _Network(_small_pyramid(half, width), FCOSHead(width, 1, CLASSES, 1 if half else 2))
 
 
-def rpn(half: Half) -> nn.Module:
+def rpn(half: Half) -> Any:
     from torchvision.models.detection.rpn import RPNHead
 
     (width,) = _halved(half, 40)
     return _Network(_small_pyramid(half, width), RPNHead(width, 3, 1 if half else 2))
 
 
-def r2plus1d(half: Half) -> nn.Module:
+def r2plus1d(half: Half) -> Any:
     from torchvision.models.video import resnet
 
     depths = [1, 1, 1, 1]
     return resnet.VideoResNet(resnet.BasicBlock, [resnet.Conv2Plus1D] * 4, depths, resnet.R2Plus1dStem, num_classes=CLASSES)
 
 
-def mvit(half: Half) -> nn.Module:
+def mvit(half: Half) -> Any:
     from torchvision.models.video.mvit import MSBlockConfig, MViT
 
     a, b = _halved(half, 24, 48)
@@ -201,7 +200,7 @@ def mvit(half: Half) -> nn.Module:
     return MViT((64, 96), 6, setting, True, True, True, True, num_classes=CLASSES)
 
 
-def swin3d(half: Half) -> nn.Module:
+def swin3d(half: Half) -> Any:
     from torchvision.models.video import SwinTransformer3d
 
     (width,) = _halved(half, 48)
@@ -209,7 +208,7 @@ def swin3d(half: Half) -> nn.Module:
     return SwinTransformer3d([2, 4, 4], width, depths, heads, [2, 5, 5], 2.5, num_classes=CLASSES)
 
 
-def raft(half: Half) -> nn.Module:
+def raft(half: Half) -> Any:
     from torchvision.models.optical_flow.raft import BottleneckBlock, _raft
 
     f, state, small = _halved(half, 32, 16, 8)
@@ -239,7 +238,7 @@ def pair() -> Inputs:
     return (reals(2, 3, 128, 192), reals(2, 3, 128, 192, seed=1)), {"num_flow_updates": 3}
 
 
-def _mnasnet(half: Half) -> nn.Module:
+def _mnasnet(half: Half) -> Any:
     from torchvision.models import MNASNet
 
     return MNASNet(0.1 if half else 0.25, CLASSES)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from models_zoo.entry import Tiny, Unbuildable
+from models_zoo.odd import attention, ends, experts, memory, recurrent, streams, vision, weights, writes
 
-_BY_NAME: dict[str, Tiny] = {}
+_THEMES = (attention, streams, weights, recurrent, experts, vision, memory, writes, ends)
+_BY_NAME = {tiny.name: tiny for theme in _THEMES for tiny in theme.MODELS}
 
 
 def names() -> list[str]:
+    """`odd/<what is odd about it>`."""
     return list(_BY_NAME)
 
 

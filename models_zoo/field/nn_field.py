@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,16 +121,16 @@ class Recurrent(nn.Module):
     """A language model over one of torch's recurrent nets; `states`: the last state goes in and out, as in generation."""
 
     def __init__(
-        self, kind: type[nn.RNNBase], width: int, units: int, depth: int, states: bool = False, **options: bool | int
+        self, kind: Callable[..., nn.RNNBase], width: int, units: int, depth: int, states: bool = False, **options: Any
     ) -> None:
         super().__init__()
         self.states = states
         self.embedding = nn.Embedding(VOCABULARY, width)
-        self.net = kind(width, units, num_layers=depth, batch_first=True, **options)  # type: ignore[arg-type]
+        self.net = kind(width, units, num_layers=depth, batch_first=True, **options)
         out = int(options.get("proj_size", 0)) or units
         self.head = nn.Linear(out * (2 if options.get("bidirectional") else 1), VOCABULARY)
 
-    def forward(self, ids: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Any:
         out, state = self.net(self.embedding(ids), state)
         return (self.head(out), state) if self.states else self.head(out)
 
@@ -272,8 +273,8 @@ def translation() -> Inputs:
     return (ids(VOCABULARY, MEMORY), ids(TARGETS), padding), {}
 
 
-def _recurrent(kind: type[nn.RNNBase], **options: bool | int) -> tuple[Callable[[], nn.Module], Callable[[], nn.Module]]:
-    small = {key: value // 2 if type(value) is int else value for key, value in options.items()}
+def _recurrent(kind: Callable[..., nn.RNNBase], **options: Any) -> tuple[Callable[[], nn.Module], Callable[[], nn.Module]]:
+    small: dict[str, Any] = {key: value // 2 if type(value) is int else value for key, value in options.items()}
     return lambda: Recurrent(kind, 24, 36, 2, **options), lambda: Recurrent(kind, 12, 18, 1, **small)
 
 

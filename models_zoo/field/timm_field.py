@@ -1,4 +1,4 @@
-"""timm: the smallest architecture of each class of each of its model files, made smaller still (see `timm_shrink`)."""
+"""timm: the smallest architecture of each class of each of its model files, made smaller still (see `timm_shrink`), and some more."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def row(image: tuple[int, int] = PYRAMID, *, fixed: bool = False, smaller: Any =
 
 ROWS: dict[str, Row] = {
     "beit/beit_base_patch16_224": row(PLAIN, width=16),
-    "byoanet/halonet_h1": row((128, 256), width=2, sizes=dict(self_attn_kwargs=dict(block_size=4, halo_size=2))),
+    "byoanet/halonet_h1": row((128, 256), width=4, sizes=dict(self_attn_kwargs=dict(block_size=4, halo_size=2))),
     "byobnet/test_byobnet": row(width=1, fixed=True),
     "cait/cait_xxs24_224": row(PLAIN),
     "coat/coat_tiny": row(sizes=dict(parallel_depth=2, num_heads=8), smaller=dict(parallel_depth=1, embed_dims=(24,) * 4)),
@@ -111,7 +111,7 @@ ROWS: dict[str, Row] = {
     "nextvit/nextvit_small": row(sizes=dict(depths=(2, 3, 5, 2)), smaller=dict(depths=(1, 2, 5, 2))),
     "nfnet/test_nfnet": row(width=1),
     "pit/pit_ti_224": row((112, 112), width=2),
-    "pnasnet/pnasnet5large": row(fixed=True),
+    "pnasnet/pnasnet5large": row((64, 96), fixed=True),
     "pvt_v2/pvt_v2_b0": row(width=2),
     "qwen3_vit/qwen3_vit_88m": row((96, 160), width=16),
     "qwen3_vit/qwen3_vit_88m_enc": row((96, 160), width=16, sizes=dict(out_features=40)),
@@ -152,9 +152,69 @@ ROWS: dict[str, Row] = {
     "vitamin/vitamin_small_224": row(SQUARE, width=1, fixed=True),
     "volo/volo_d1_224": row((112, 112)),
     "vovnet/ese_vovnet19b_slim_dw": row(),
-    "xception/legacy_xception": row(fixed=True),
+    "xception/legacy_xception": row((64, 96), fixed=True),
     "xception_aligned/xception41p": row(width=1, fixed=True),
     "xcit/xcit_nano_12_p8_224": row((40, 56), width=3),
+}
+
+
+# Further architectures whose blocks are of another kind than those of the smallest one of their file.
+_FLAVOURS = {
+    PLAIN: """
+        beit/beitv2_base_patch16_224
+        byobnet/gernet_s
+        byobnet/repvgg_a0
+        byobnet/mobileone_s0
+        cspnet/cspresnet50
+        cspnet/darknet17
+        convnext/convnextv2_atto
+        deit/deit3_small_patch16_224
+        edgenext/edgenext_small
+        efficientnet/efficientnet_cc_b0_4e
+        efficientnet/efficientnetv2_rw_t
+        efficientnet/mixnet_s
+        eva/eva02_tiny_patch14_224
+        eva/vit_base_patch16_rope_reg1_gap_256
+        eva/vit_pe_core_tiny_patch16_384
+        eva/vit_small_patch16_dinov3
+        fastvit/fastvit_mci0
+        fastvit/fastvit_sa12
+        levit/levit_conv_128s
+        metaformer/convformer_s18
+        metaformer/poolformer_s12
+        mlp_mixer/mixer_s32_224
+        mlp_mixer/resmlp_12_224
+        mobilenetv3/mobilenetv4_hybrid_medium
+        mobilevit/mobilevitv2_050
+        naflexvit/naflexvit_so150m2_patch16_reg1_map
+        resnet/ecaresnet26t
+        resnet/resnet50d
+        resnet/resnetblur50
+        resnet/resnetrs50
+        resnet/seresnet50
+        swin_transformer/swin_s3_tiny_224
+        tnt/tnt_b_patch16_224
+        vision_transformer/vit_base_patch16_siglip_224
+        vision_transformer/vit_base_patch32_clip_224
+        vision_transformer/vit_small_patch16_18x2_224
+        vision_transformer/vit_wee_patch16_reg1_gap_256
+        vision_transformer_relpos/vit_relpos_small_patch16_rpn_224
+    """,
+    PYRAMID: """
+        byoanet/botnet26t_256
+        byoanet/lambda_resnet26t
+        maxxvit/coatnet_rmlp_nano_rw_224
+        maxxvit/coatnext_nano_rw_224
+        maxxvit/maxxvit_rmlp_nano_rw_256
+        twins/twins_pcpvt_small
+    """,
+}
+ROWS |= {name: row(size) for size, listed in _FLAVOURS.items() for name in listed.split()}
+ROWS |= {
+    "coat/coat_lite_tiny": row(sizes=dict(num_heads=8), smaller=dict(embed_dims=(8, 16, 32, 40))),
+    "maxxvit/test_maxvit": row(width=1, head_width=2),
+    "metaformer/caformer_s18": row(sizes=dict(dims=(32, 64, 160, 256)), smaller=dict(dims=(16, 32, 96, 128))),
+    "mvitv2/mvitv2_small_cls": row((64, 64)),
 }
 
 

@@ -55,8 +55,8 @@ class Scale:
 def shrink(name: str, value: Any, scale: Scale) -> Any:
     """One size, by the name of its field; sequences, dataclasses and dicts by what they hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        new = {f.name: shrink(f.name, getattr(value, f.name), scale) for f in dataclasses.fields(value) if f.init}
-        return dataclasses.replace(value, **new)
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        return dataclasses.replace(value, **shrink_all(fields, scale))
     if isinstance(value, dict):
         return {key: shrink(str(key), each, scale) for key, each in value.items()}
     if name == "block_args" and isinstance(value, list):  # EfficientNet's: a list of blocks per stage
@@ -70,12 +70,18 @@ def shrink(name: str, value: Any, scale: Scale) -> Any:
     return _number(name, value, scale)
 
 
+def shrink_all(sizes: Sizes, scale: Scale) -> dict[str, Any]:
+    """Each by its name; a multiplier of widths is left alone beside the widths themselves."""
+    widths = any(WIDTH.fullmatch(name) or name == "blocks" for name in sizes)
+    return {name: value if widths and MULTIPLIER.fullmatch(name) else shrink(name, value, scale) for name, value in sizes.items()}
+
+
 def _deep(value: Any, most: int) -> Any:
     return type(value)(_deep(each, most) for each in value) if isinstance(value, (list, tuple)) else min(value, most)
 
 
 def _number(name: str, value: float, scale: Scale) -> Any:
-    if WIDTH.fullmatch(name) and isinstance(value, int) and value > 0:
+    if WIDTH.fullmatch(name) and value > 0 and (isinstance(value, int) or value >= 8):
         return max(scale.multiple, round(value / scale.width / scale.multiple) * scale.multiple)
     if HEAD_WIDTH.fullmatch(name) and isinstance(value, int):
         return max(4, int(value / scale.head_width))
@@ -93,21 +99,20 @@ def _number(name: str, value: float, scale: Scale) -> Any:
 def effective(cls: Callable[..., nn.Module], given: Sizes) -> dict[str, Any]:
     """What the class is given, and the defaults of what it is not."""
     defaults: dict[str, Any] = {}
-    for each in reversed(
-        [owner.__init__ for owner in cls.__mro__ if "__init__" in vars(owner)] if isinstance(cls, type) else [cls]
-    ):
+    makers = [vars(owner)["__init__"] for owner in cls.__mro__ if "__init__" in vars(owner)] if isinstance(cls, type) else [cls]
+    for each in reversed(makers):
         defaults |= {p.name: p.default for p in inspect.signature(each).parameters.values() if p.default is not p.empty}
     return {name: value for name, value in defaults.items() if value is not None} | dict(given)
 
 
 def build(module: str, architecture: str, image: tuple[int, int], scale: Scale, sizes: Sizes) -> nn.Module:
-    """The architecture at `scale`; `sizes` are keywords that overrule it. Unknown to the class, a keyword is left out."""
+    """The architecture at `scale`; `sizes` are keywords that overrule it."""
     home = importlib.import_module(f"timm.models.{module}")
     original = home.build_model_with_cfg
 
     def small(cls: Callable[..., nn.Module], variant: str, *args: Any, model_cfg: Any = None, **given: Any) -> nn.Module:
         wanted = effective(cls, given)
-        new = {name: shrink(name, value, scale) for name, value in wanted.items() if name != "pretrained_cfg"}
+        new = shrink_all({name: value for name, value in wanted.items() if name != "pretrained_cfg"}, scale)
         changed = {name: value for name, value in new.items() if name in given or value is not wanted[name]}
         if "img_size" in wanted:
             changed["img_size"] = image if isinstance(wanted["img_size"], tuple) or image[0] != image[1] else image[0]

@@ -443,13 +443,13 @@ class SeveralMemories(nn.Module):
         self.enter = nn.Linear(FEATURES, s.width)
         self.first, self.second = nn.Linear(FEATURES, widths[0]), nn.Linear(FEATURES, widths[1])
         self.norms = nn.ModuleList(nn.LayerNorm(s.width) for _ in range(s.depth))
-        self.looks = nn.ModuleList(nn.ModuleList(Cross(s, width) for width in widths) for _ in range(s.depth))
+        self.one, self.other = (nn.ModuleList(Cross(s, width) for _ in range(s.depth)) for width in widths)
         self.blocks = nn.ModuleList(Block(s) for _ in range(s.depth))
         self.head = nn.Linear(s.width, CLASSES)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         first, second, x = self.first(memory), self.second(x).tanh(), self.enter(x)
-        for norm, (one, other), block in zip(self.norms, self.looks, self.blocks, strict=True):
+        for norm, one, other, block in zip(self.norms, self.one, self.other, self.blocks, strict=True):
             normed = norm(x)
             x = block(x + one(normed, first) + other(normed, second))
         logits: Tensor = self.head(x)

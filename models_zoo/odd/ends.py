@@ -56,7 +56,7 @@ class NestedDict(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Any]:
         x = self.stream(self.enter(x))
         tokens = {name: head(x) for name, head in self.heads.items()}
-        return {"tokens": tokens, "pooled": [x.mean(1) @ self.heads["class"].weight.T, {"most": tokens["score"].amax(1)}]}
+        return {"tokens": tokens, "pooled": [self.heads["class"](x.mean(1)), {"most": tokens["score"].amax(1)}]}
 
 
 class Balanced(LanguageModel):
@@ -66,7 +66,7 @@ class Balanced(LanguageModel):
         super().__init__(s, Block)
         self.gate = nn.Linear(s.width, 6)
 
-    def forward(self, ids: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, ids: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:  # type: ignore[override]
         x = self.stream(self.tokens(ids) + self.positions[: ids.shape[1]])
         logits = self.head(x)
         routed = self.gate(x).softmax(-1)

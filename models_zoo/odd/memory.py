@@ -65,14 +65,14 @@ class Hashed(nn.Module):
     def __init__(self, s: Sizes) -> None:
         super().__init__()
         self.tokens = nn.Embedding(VOCABULARY, s.width)
-        self.grams = nn.ModuleList(nn.Embedding(size, s.width // 4) for size in (41, 43, 47, 53))
+        self.sizes = (41, 43, 47, 53)
+        self.grams = nn.ModuleList(nn.Embedding(size, s.width // 4) for size in self.sizes)
         self.stream, self.head = Stream(s, Block), nn.Linear(s.width, VOCABULARY)
 
     def forward(self, ids: Tensor) -> Tensor:
         before = F.pad(ids, (1, 0))[:, :-1]
-        parts = [
-            table((before * prime + ids) % table.num_embeddings) for table, prime in zip(self.grams, (3, 5, 7, 11), strict=True)
-        ]
+        hashes = (before * prime + ids for prime in (3, 5, 7, 11))
+        parts = [table(each % size) for table, each, size in zip(self.grams, hashes, self.sizes, strict=True)]
         logits: Tensor = self.head(self.stream(self.tokens(ids) + torch.cat(parts, -1)))
         return logits
 

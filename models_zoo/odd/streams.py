@@ -255,7 +255,8 @@ class ValueResidual(nn.Module):
     def __init__(self, s: Sizes) -> None:
         super().__init__()
         self.embed, self.head = nn.Embedding(VOCABULARY, s.width), nn.Linear(s.width, VOCABULARY)
-        self.attentions, self.mlps = (nn.ModuleList(kind(s) for _ in range(s.depth)) for kind in (Attention, Mlp))
+        self.attentions: list[Attention] = nn.ModuleList(Attention(s) for _ in range(s.depth))  # type: ignore[assignment]
+        self.mlps = nn.ModuleList(Mlp(s) for _ in range(s.depth))
         self.mix, self.again = nn.Parameter(torch.full((s.depth,), 0.5)), nn.Parameter(torch.full((s.depth, 2), 0.5))
 
     def forward(self, ids: Tensor) -> Tensor:

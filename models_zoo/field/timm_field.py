@@ -147,7 +147,7 @@ ROWS: dict[str, Row] = {
     "vision_transformer_hybrid/vit_tiny_r_s16_p8_224": row((128, 256)),
     "vision_transformer_relpos/test_vit_relpos": row(PLAIN, width=2),
     "vision_transformer_sam/samvit_base_patch16_224": row(
-        (112, 176), width=16, sizes=dict(window_size=5, global_attn_indexes=(1, 3)), smaller=dict(global_attn_indexes=(1,))
+        (112, 176), width=16, sizes=dict(window_size=4, global_attn_indexes=(1, 3)), smaller=dict(global_attn_indexes=(1,))
     ),
     "vitamin/vitamin_small_224": row(SQUARE, width=1, fixed=True),
     "volo/volo_d1_224": row((112, 112)),

@@ -180,12 +180,12 @@ class RelativeBias(Attention):
 
     def __init__(self, s: Sizes) -> None:
         super().__init__(s)
-        self.bias = nn.Embedding(13, s.heads)
+        self.bias = nn.Embedding(15, s.heads)
 
     def scored(self, scores: Tensor) -> Tensor:
         positions = torch.arange(scores.shape[-1])
         distance = (positions[:, None] - positions[None, :]).clamp_min(0)
-        far = 4 + (torch.log(distance.float().clamp_min(1) / 4) / math.log(8) * 9).long().clamp_max(8)
+        far = 4 + (torch.log(distance.float().clamp_min(1) / 4) / math.log(8) * 11).long().clamp_max(10)
         return scores + self.bias(torch.where(distance < 4, distance, far)).permute(2, 0, 1)
 
 

@@ -192,7 +192,7 @@ def cached() -> Inputs:
 
 
 def two_towers() -> Inputs:
-    return (reals(BATCH, LENGTH, FEATURES), integers(VOCABULARY, BATCH, 13)), {}
+    return (reals(BATCH, LENGTH, FEATURES), integers(VOCABULARY, BATCH, 23)), {}
 
 
 MODELS = (

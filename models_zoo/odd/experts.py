@@ -144,6 +144,22 @@ class ExpertChoice(Experts):
         return torch.zeros_like(flat).scatter_add(0, spread, made.flatten(0, 1)).view_as(x)
 
 
+class Counted(Experts):
+    """Loads counted by histc, rows brought back by index_put_ with accumulation; loads and owners come from // and cumsum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(0, 1)
+        best, index = self.gate(flat).softmax(-1).topk(2, -1)
+        chosen, order = index.flatten().sort(stable=True)
+        owner = torch.div(order, 2, rounding_mode="floor")
+        load = torch.histc(chosen.float(), bins=self.experts, min=0, max=self.experts - 1)
+        ends = load.cumsum(0)
+        expert = (torch.arange(chosen.shape[0])[:, None] >= ends).sum(-1)
+        rows = torch.einsum("nd,ndu->nu", flat[owner], self.up[expert]).relu()
+        rows = torch.einsum("nu,nud->nd", rows, self.down[expert]) * best.flatten()[order][:, None]
+        return torch.zeros_like(flat).index_put_((owner,), rows, accumulate=True).view_as(x)
+
+
 class Capacity(Experts):
     """GShard: places in a queue of fixed length per expert by a running count, dispatch and combine by einsum."""
 
@@ -152,8 +168,8 @@ class Capacity(Experts):
         probabilities = self.gate(flat).softmax(-1)
         hot = F.one_hot(probabilities.argmax(-1), self.experts).to(x.dtype)
         place = (hot.cumsum(0) - 1) * hot
-        hot = hot * (place < 13)
-        dispatch = hot[..., None] * F.one_hot(place.sum(-1).long().clamp(0, 12), 13).to(x.dtype)[:, None]
+        hot = hot * (place < 29)
+        dispatch = hot[..., None] * F.one_hot(place.sum(-1).long().clamp(0, 28), 29).to(x.dtype)[:, None]
         queues = torch.einsum("nec,nd->ecd", dispatch, flat)
         made = torch.bmm(F.gelu(torch.bmm(queues, self.up)), self.down)
         return torch.einsum("nec,ne,ecd->nd", dispatch, probabilities, made).view_as(x)
@@ -221,6 +237,7 @@ MODELS = (
     mlp("moe_module_list", Modules),
     mlp("moe_nonzero", FromNonzero),
     mlp("moe_expert_choice", ExpertChoice),
+    mlp("moe_counted", Counted),
     mlp("moe_capacity", Capacity),
     mlp("moe_soft_slots", SoftSlots),
     mlp("moe_groups", Grouped),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models_zoo.entry import Inputs, Tiny, entry, integers, reals
 
-BATCH, LENGTH, MEMORY = 5, 11, 17
+BATCH, LENGTH, MEMORY = 13, 11, 17
 VOCABULARY, POSITIONS, CLASSES, FEATURES = 61, 37, 9, 19
 
 

@@ -78,12 +78,12 @@ class Hashed(nn.Module):
 
 
 class CodeBook(nn.Module):
-    """The nearest of 13 codes by distance, argmin, look-up; a residual book after it."""
+    """The nearest of 18 codes by distance, argmin, look-up; a residual book after it."""
 
     def __init__(self, s: Sizes) -> None:
         super().__init__()
         self.enter, self.leave = nn.Linear(s.width, 14), nn.Linear(14, s.width)
-        self.first, self.second = weight(13, 14, fan_in=3), nn.Embedding(15, 14)
+        self.first, self.second = weight(18, 14, fan_in=3), nn.Embedding(15, 14)
 
     def forward(self, x: Tensor) -> Tensor:
         low = self.enter(x)

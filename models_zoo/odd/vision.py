@@ -346,7 +346,7 @@ def diffusion() -> Inputs:
 
 
 def two_modalities() -> Inputs:
-    return (reals(BATCH, 3, 28, 44), integers(61, BATCH, 13)), {}
+    return (reals(BATCH, 3, 28, 44), integers(61, BATCH, 23)), {}
 
 
 MODELS = (

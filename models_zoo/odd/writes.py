@@ -153,7 +153,7 @@ class Preallocated(nn.Module):
 
 
 class Autocast(nn.Module):
-    """Islands: autocast off around a norm in float32, on (bfloat16) around the MLP, and a no_grad part."""
+    """Islands: autocast off around a norm in float32 and around the MLP, and a no_grad part between."""
 
     def __init__(self, s: Sizes) -> None:
         super().__init__()
@@ -166,6 +166,19 @@ class Autocast(nn.Module):
             gate = self.gate(normed).sigmoid()
         with torch.autocast("cpu", enabled=False):
             return x + (self.mlp(normed) * gate).to(x.dtype)
+
+
+class HalfAutocast(nn.Module):
+    """Autocast to bfloat16 around the MLP."""
+
+    def __init__(self, s: Sizes) -> None:
+        super().__init__()
+        self.norm, self.mlp = nn.LayerNorm(s.width), Mlp(s)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            added = self.mlp(self.norm(x))
+        return x + added
 
 
 class Casts(nn.Module):
@@ -282,6 +295,7 @@ MODELS = (
     language("in_place", InPlace),
     mlp("preallocated", Preallocated),
     language("autocast_islands", Autocast),
+    language("autocast_bfloat16", HalfAutocast),
     language("casts", Casts),
     language("checkpointed", Checkpointed),
     mlp("custom_op", CustomOp),

@@ -24,7 +24,7 @@ class Tiny:
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[], Inputs]
-    smaller: Callable[[], nn.Module]
+    smaller: Callable[[], nn.Module] | None = None
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> Callable[[], nn.Module]:

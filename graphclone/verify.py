@@ -81,26 +81,28 @@ def verify(
     trace = capture(parent, args, kwargs, dynamic=dynamic)
     inputs = (args, dict(kwargs or {}))
     parent = parent.module() if isinstance(parent, ExportedProgram) else parent
-    verdicts = _oracles(parent, trace, inputs, plan, child, seed)
+
+    def roads(inputs: Inputs) -> list[Verdict]:
+        return [two_roads(plan, parent, child, inputs, trace)] if plan is not None and child is not None else []
+
+    verdicts = _oracles(parent, trace, inputs, seed) + roads(inputs)
     if trace.open is not None and trace.open.other != trace.open.sizes:
         other = at_other_sizes(trace)
         assert other.open is not None
-        inputs, where = resized(other.open, inputs), f"inputs {other.open.shown()}"
-        verdicts += [
-            replace(each, detail=f"{each.detail}, {where}") for each in _oracles(parent, other, inputs, plan, child, seed)
-        ]
+        inputs = resized(other.open, inputs)
+        more = _oracles(parent, other, inputs, seed) + roads(inputs)
+        verdicts += [replace(each, detail=f"{each.detail}, inputs {other.open.shown()}") for each in more]
     return Report(tuple(verdicts))
 
 
-def _oracles(
-    parent: nn.Module, trace: Trace, inputs: Inputs, plan: Plan | None, child: nn.Module | None, seed: int
-) -> list[Verdict]:
+def _oracles(parent: nn.Module, trace: Trace, inputs: Inputs, seed: int) -> list[Verdict]:
     layout, expected = analyze(trace), outputs(parent, inputs)
-    verdicts = [identity(trace, layout, inputs, expected), permutation(trace, layout, inputs, expected, seed)]
-    verdicts += [masked_parent(trace, layout, inputs, seed), growth(trace, layout, inputs, expected, seed)]
-    if plan is not None and child is not None:
-        verdicts.append(two_roads(plan, parent, child, inputs, trace))
-    return verdicts
+    return [
+        identity(trace, layout, inputs, expected),
+        permutation(trace, layout, inputs, expected, seed),
+        masked_parent(trace, layout, inputs, seed),
+        growth(trace, layout, inputs, expected, seed),
+    ]
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from graphclone.errors import CaptureError
 
 
-def settle(graph: fx.Graph, state: Mapping[str, Tensor], inputs: tuple[Any, ...]) -> None:
+def make_concrete(graph: fx.Graph, state: Mapping[str, Tensor], inputs: tuple[Any, ...]) -> None:
     """Write concrete values into the `val` of every node that has none, from one run of the graph.
 
     **Raises** `CaptureError` when the tensors hold no values to run on.

@@ -1,7 +1,7 @@
 """The field: a tiny random model of everything that the libraries hold, and the hand-written odd ones.
 
-    names()             hf/llama/LlamaForCausalLM, timm/vision_transformer/…, torchvision/…, nn/…, odd/…
-    find(name)          how to build it, and what it takes
+names()             hf/llama/LlamaForCausalLM, timm/vision_transformer/…, torchvision/…, nn/…, odd/…
+find(name)          how to build it, and what it takes
 """
 
 from __future__ import annotations

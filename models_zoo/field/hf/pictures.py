@@ -24,7 +24,9 @@ def pictures(case: Case) -> dict[str, Any]:
     if "pixel_values" in case.accepts:
         made["pixel_values"] = reals(PICTURES, channels(case), *image_size(case))
     if "pixel_values_videos" in case.accepts and "pixel_values_videos" in case.required:
-        made["pixel_values_videos"] = reals(PICTURES, case.size("num_frames", "frames_per_clip", default=4), channels(case), *image_size(case))
+        made["pixel_values_videos"] = reals(
+            PICTURES, case.size("num_frames", "frames_per_clip", default=4), channels(case), *image_size(case)
+        )
     return made
 
 

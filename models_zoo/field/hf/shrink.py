@@ -16,7 +16,9 @@ CONTENT = range(7, 40)  # token ids that no config's special token has: those be
 _PALETTE = (64, 128, 192, 256, 320, 384, 448, 512)
 _SQUARES = (32, 16, 8, 4, 2, 1)
 # Bookkeeping of the config class, and what follows from other fields.
-_IGNORED = frozenset({"transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type", "per_layer_config"})
+_IGNORED = frozenset(
+    {"transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type", "per_layer_config"}
+)
 _SIZES: dict[str, tuple[int, int]] = {  # role: (size in the parent, size in the smaller one)
     "vocabulary": (VOCABULARY, VOCABULARY), "positions": (101, 101), "square positions": (64, 64), "window": (5, 5),
     "head": (12, 12), "rope head": (8, 8), "plain head": (12, 12), "value head": (20, 20),
@@ -45,7 +47,7 @@ class Scale:
         if kind == "width":
             return self.widths.get(value, value)
         if kind in ("heads", "key heads"):
-            heads = 8 if value >= 12 else 4 if value >= 4 else value
+            heads = 8 if value >= 12 else min(4, value)
             return heads // 2 if self.half else heads
         if kind == "image" and self.stages:
             return min(value, 128)

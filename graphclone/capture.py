@@ -1,7 +1,8 @@
 """Model → Trace: a functional ATen graph that reads its parameters by name.
 
-`torch.export` (non-strict) traces the model; the graph is functionalised only where it mutates something, sub-graphs that
-merely switch gradients or autocast off are inlined, and everything lifted (parameters, buffers, constants) becomes a `get_attr`.
+`torch.export` (non-strict) traces the model; the graph is functionalised only where it mutates something or runs under autocast,
+sub-graphs that merely switch gradients (their results are then detached) or autocast off are inlined, and everything lifted
+(parameters, buffers, constants) becomes a `get_attr`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import inspect
 import operator
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from graphclone.errors import CaptureError
+from graphclone.faithful import detach_no_grad, own_backwards, remarks, uncached
 from graphclone.inputs import describe
 
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}  # higher-order op → where its sub-graph stands
@@ -38,6 +40,7 @@ class Trace:
     - `in_spec`, `out_spec`: the call signature, as pytree specs; `arguments`: the names of the positional ones.
     - `inputs`: the example inputs as data (see `graphclone.inputs`).
     - `modules`: node → dotted path of the module that called it.
+    - `remarks`: what the graph cannot keep of the model.
     """
 
     graph: fx.Graph
@@ -50,6 +53,7 @@ class Trace:
     arguments: tuple[str, ...]
     inputs: Mapping[str, Any] = field(repr=False)
     modules: Mapping[fx.Node, str] = field(repr=False)
+    remarks: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Trace({len(self.graph.nodes)} nodes, {len(self.parameters)} parameters)"
@@ -63,10 +67,18 @@ def capture(model: nn.Module | ExportedProgram, args: tuple[Any, ...] = (), kwar
 
     **Raises** `CaptureError` with the place in the model that torch.export cannot trace.
     """
-    program = model if isinstance(model, ExportedProgram) else _export(model, args, dict(kwargs or {}))
-    if any(_mutates(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
-        program = program.run_decompositions({})
-    return _unlift(program, _aliases(model, program), _arguments(model, len(args)))
+    backwards: list[str] = []
+    if isinstance(model, ExportedProgram):
+        program = model
+    else:
+        with own_backwards(backwards):
+            program = _export(model, args, dict(kwargs or {}))
+        program = uncached(program, model, lambda: _export(model, args, dict(kwargs or {})))
+    detach_no_grad(program)
+    if any(_rewrites(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
+        program = _functional(program)
+    trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)))
+    return replace(trace, remarks=tuple(remarks(trace, program, backwards)))
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
@@ -80,6 +92,19 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             attempt="another attention implementation, the KV cache off (use_cache=False), or other example inputs; "
             "a data-dependent `if` on a tensor has to become torch.where",
         ) from error
+
+
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    try:
+        program = program.run_decompositions({})
+    except Exception as error:
+        where = source_line(str(error))
+        raise CaptureError(
+            f"torch cannot write out the mutations and casts of the graph: {(str(error).strip() or repr(error)).splitlines()[0]}",
+            because=f"it stops at {where}" if where else f"of {type(error).__name__}",
+            attempt="the model without autocast around its forward, or without in-place ops",
+        ) from error
+    return program
 
 
 def _last_frame(error: BaseException) -> str | None:
@@ -96,7 +121,7 @@ def _last_frame(error: BaseException) -> str | None:
 def source_line(stack_trace: str | None) -> str | None:
     """`modeling_foo.py:123` of the deepest frame in a node's stack trace that is not torch's own."""
     frames = [(path.replace(chr(92), "/"), line) for path, line in re.findall(r'File "([^"]+)", line (\d+)', stack_trace or "")]
-    own = [frame for frame in frames if "/torch/" not in frame[0]] or frames
+    own = [frame for frame in frames if "/torch/" not in frame[0] and not frame[0].startswith("<")] or frames
     return f"{own[-1][0].rsplit('/', 1)[-1]}:{own[-1][1]}" if own else None
 
 
@@ -104,7 +129,10 @@ def _graphs(module: fx.GraphModule) -> list[fx.Graph]:
     return [each.graph for each in module.modules() if isinstance(each, fx.GraphModule)]
 
 
-def _mutates(node: fx.Node) -> bool:
+def _rewrites(node: fx.Node) -> bool:
+    """What torch's functionalisation has to write out: mutations, and the casts of autocast."""
+    if getattr(node.target, "__name__", "") == "wrap_with_autocast":
+        return node.args[2] is True
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
@@ -183,19 +211,34 @@ def _copy(old: fx.Node, owner: fx.GraphModule, graph: fx.Graph, env: dict[fx.Nod
         env[old] = env[old.args[0]][old.args[1]]  # type: ignore[index]
     elif old.op == "get_attr" and isinstance(getattr(owner, str(old.target), None), fx.GraphModule):
         pass  # a wrapper's sub-graph, inlined where it is called
+    elif isinstance(old.target, torch._ops.HigherOrderOperator):
+        where = source_line(old.meta.get("stack_trace"))
+        raise CaptureError(
+            f"the graph has a sub-graph that cannot be analysed: {name}" + (f" at {where}" if where else ""),
+            because="which of its branches or how many of its turns run is known only when the model runs",
+            attempt="torch.where in place of torch.cond, a Python loop in place of a scan or a while_loop",
+        )
     elif "_assert_tensor_metadata" in str(old.target) or old.op == "call_module":
         pass  # checks that would forbid the child another dtype or device
     else:
-        env[old] = new = _explicit(graph.node_copy(old, env.__getitem__))
+        env[old] = new = explicit(graph.node_copy(old, env.__getitem__))
         stack = list((old.meta.get("nn_module_stack") or {}).values())
         modules[new] = re.sub(r"@\d+$", "", stack[-1][0]) if stack else ""
 
 
-def _explicit(node: fx.Node) -> fx.Node:
+def explicit(node: fx.Node) -> fx.Node:
     """State what an op leaves to be worked out from a size: a child's chunks may be unequal, its ends stand elsewhere."""
     aten, val = torch.ops.aten, node.meta.get("val")
     if node.target is aten.view.default:
         node.target = aten.reshape.default  # a child's strides may be others
+    elif node.target is aten.copy.default:  # it has no derivative; what is written takes the place's shape and dtype
+        place, written = node.args[:2]
+        if written.meta["val"].dtype != val.dtype:  # type: ignore[union-attr]
+            with node.graph.inserting_before(node):
+                cast = node.graph.call_function(aten.to.dtype, (written, val.dtype))  # type: ignore[union-attr]
+            cast.meta = {**node.meta, "val": written.meta["val"].to(val.dtype)}  # type: ignore[union-attr]
+            written = cast
+        node.target, node.args, node.kwargs = aten.expand_as.default, (written, place), {}
     if node.target in (aten.chunk.default, aten.split.Tensor):
         dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
         sizes = [piece.shape[dim] for piece in val]  # type: ignore[union-attr]

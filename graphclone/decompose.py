@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from graphclone.capture import Trace, prune
+from graphclone.capture import Trace, explicit, prune
 
 
 def decompose(trace: Trace, known: Callable[[Any], bool]) -> Trace:
@@ -78,7 +78,7 @@ def _inline(body: fx.Graph, node: fx.Node, graph: fx.Graph, env: Mapping[fx.Node
         elif each.op == "output":
             return fx.map_arg(each.args[0], inner.__getitem__)
         else:
-            inner[each] = new = graph.node_copy(each, inner.__getitem__)
+            inner[each] = new = explicit(graph.node_copy(each, inner.__getitem__))
             new.meta["stack_trace"] = node.meta.get("stack_trace")
             for name, value in list(new.kwargs.items()):
                 if isinstance(value, torch.device) and value.type == "meta":

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
     ["axes", "plan", "inputs"],
+    ["faithful"],
     ["capture"],
     ["rules"],
     ["decompose", "streams"],

@@ -8,7 +8,7 @@ import itertools
 import operator
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx
@@ -103,7 +103,7 @@ def analyze(trace: Trace, like: Sequence[Stack] = ()) -> Layout:
         _confirm(trace, facts, infer(at_other_sizes(trace)))
     types = {node: _settled(typed) for node, typed in facts.types.items()}
     parameters = {str(node.target): node for node in trace.graph.nodes if node.op == "get_attr"}
-    contractions = tuple(Contraction(c.node, find(c.axis), c.operands) for c in facts.contractions if c.axis.size > 1)
+    contractions = tuple(replace(c, axis=find(c.axis)) for c in facts.contractions if c.axis.size > 1)
     normalised = frozenset(itertools.chain.from_iterable(algebra.factors(axis) for axis in facts.normalised))
     sizes = {node: {key: find(axis) for key, axis in stated.items()} for node, stated in facts.sizes.items()}
     stacks = find_blocks(trace, like)

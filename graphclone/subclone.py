@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphclone.capture import capture
 from graphclone.destination import plan_for
@@ -97,8 +96,14 @@ def subclone(
 
 
 def check_finite(model: nn.Module) -> None:
-    """**Raises** `WeightsError` that names the parameters with NaN or infinite values."""
-    bad = [name for name, tensor in model.named_parameters() if not tensor.is_meta and not bool(torch.isfinite(tensor).all())]
+    """**Raises** `WeightsError` that names the parameters with NaN or infinite values, and the buffers with NaN (a mask may hold -inf)."""
+    bad = [name for name, tensor in model.named_parameters() if not tensor.is_meta and not bool(_wide(tensor).isfinite().all())]
+    bad += [name for name, tensor in model.named_buffers() if not tensor.is_meta and bool(_wide(tensor).isnan().any())]
     if bad:
         more = f" and {len(bad) - 4} more" if len(bad) > 4 else ""
         raise WeightsError(f"the parent's weights are not finite: {', '.join(bad[:4])}{more}", attempt="another checkpoint")
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Eight-bit floats cannot be asked whether they are finite."""
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor

@@ -187,7 +187,7 @@ def masked_parent(trace: Trace, layout: Layout, inputs: Inputs, seed: int) -> Ve
         axis = layout.axes(name)[dim]
         dropped = sorted(set(range(axis.size)) - set(algebra.select(axis, keep)))
         state[name].index_fill_(dim, torch.tensor(dropped, dtype=torch.long), 0)
-    zeroed = build(layout.trace, resize(layout, {})[0], state, trace.parameters)
+    zeroed = build(layout.trace, resize(layout, {})[0], state, {name: name for name in trace.parameters})
     return _verdict(
         "masked parent", outputs(zeroed, inputs), outputs(select(trace, layout, keep), inputs), f"{len(chosen)} factors"
     )

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
     ["axes", "plan", "inputs", "unbacked", "dynamic"],
-    ["capture"],
+    ["faithful", "capture"],
     ["rules"],
     ["decompose", "streams"],
     ["blocks"],

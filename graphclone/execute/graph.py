@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def select(trace: Trace, layout: Layout, keep: Mapping[Factor, Sequence[int] | T
     state = {
         name: pick(tensor, [algebra.select(axis, chosen) for axis in layout.axes(name)]) for name, tensor in trace.state.items()
     }
-    return build(layout.trace, resize(layout, chosen)[0], state, trace.parameters)
+    return build(layout.trace, resize(layout, chosen)[0], state, {name: name for name in trace.parameters})
 
 
 def _positions(factor: Factor, kept: Sequence[int] | Tensor) -> tuple[int, ...]:
@@ -91,13 +92,14 @@ def _restate(node: fx.Node, names: list[str], name: str, position: int | None, c
         node.update_kwarg(name, value)
 
 
-def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters: Collection[str]) -> Child:
-    """A module around a graph: `parameters` are the trainable names of `state`; it is called as the parent is, and returns what it does."""
+def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters: Mapping[str, str]) -> Child:
+    """A module around a graph, called as the parent is. `parameters`: names in `state` → the parent's parameter, trained if that is."""
     root = nn.Module()
     for name in {str(node.target) for node in graph.nodes if node.op == "get_attr"}:
         tensor = state[name]
-        _place(root, name, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if name in parameters else tensor)
+        _place(root, name, nn.Parameter(tensor, trace.state[parameters[name]].requires_grad) if name in parameters else tensor)
     prune(graph)
+    _refuse_other_constants(graph)
     names = _sign(graph, trace)
     graph.lint()
     child = Child(root, graph, "Child")
@@ -116,6 +118,18 @@ def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
         root.register_parameter(last, tensor)
     else:
         root.register_buffer(last, tensor)
+
+
+def _refuse_other_constants(graph: fx.Graph) -> None:
+    """A number, a string or None among the inputs is part of the graph since it was traced: the child must not take another for it."""
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in inputs:
+        value = node.meta.get("val", ...)
+        if value is None or isinstance(value, (bool, int, float, str)):
+            with graph.inserting_before(inputs[-1].next):
+                same = graph.call_function(operator.is_ if value is None else operator.eq, (node, value))
+                told = f"this child was traced with {node.name}={value!r}: it cannot take another value"
+                graph.call_function(torch._assert, (same, told))
 
 
 def _sign(graph: fx.Graph, trace: Trace) -> list[str]:
@@ -212,7 +226,9 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Chil
     for node in graph.nodes:
         for path, value in plan.literals.get(node.name, {}).items():
             _set_literal(node, path, value)
-    return build(layout.trace, graph, state, {n for n, piece in plan.tensors.items() if piece.source in trace.parameters})
+    return build(
+        layout.trace, graph, state, {n: piece.source for n, piece in plan.tensors.items() if piece.source in trace.parameters}
+    )
 
 
 def _check_fits(plan: Plan, layout: Layout) -> None:

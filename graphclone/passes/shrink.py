@@ -42,6 +42,8 @@ class Shrink:
         values = self.scores.units.get(factor.name)
         if values is None:
             return tuple(index * factor.size // size for index in range(size))
+        if len(values) != factor.size:
+            raise SizeError(f"'{factor.name}' has {factor.size} units, its scores are {len(values)}")
         return tuple(sorted(sorted(range(factor.size), key=lambda unit: -values[unit])[:size]))
 
     def _check(self, factor: Factor, size: int) -> None:

@@ -48,11 +48,12 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """An axis that an op sums over; `operands` are the (node, dim) pairs that carry it."""
+    """An axis that an op sums over; `operands` are the (node, dim) pairs that carry it; `averaged`: the op itself allows for its size."""
 
     node: fx.Node
     axis: Axis
     operands: tuple[tuple[fx.Node, int], ...]
+    averaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,10 +254,10 @@ class Op:
         """A new frozen axis."""
         return algebra.factor(size, frozen=Reason(why, self.node))
 
-    def contract(self, axis: Axis, *operands: tuple[str | fx.Node, int]) -> None:
+    def contract(self, axis: Axis, *operands: tuple[str | fx.Node, int], averaged: bool = False) -> None:
         """Say that an axis is summed over, and which dims of which operands carry it."""
         places = tuple((self.args[each] if isinstance(each, str) else each, dim) for each, dim in operands)
-        self.facts.contractions.append(Contraction(self.node, axis, places))
+        self.facts.contractions.append(Contraction(self.node, axis, places, averaged))
 
     def normalise(self, *axes: Axis) -> None:
         """Say that results depend on the axis as a whole (a norm, a softmax, a mean): dropping is not the same as zeroing."""

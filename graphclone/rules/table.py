@@ -472,8 +472,8 @@ def attention(op: Op) -> Axes:
     if op["is_causal"]:
         for axis in (t, s):
             op.freeze(axis, "attention is causal")
-    op.contract(e, ("query", -1), ("key", -1))
-    op.contract(s, ("key", -2), ("value", -2))
+    op.contract(e, ("query", -1), ("key", -1), averaged=op["scale"] is None)
+    op.contract(s, ("key", -2), ("value", -2), averaged=True)
     op.normalise(s)
     if op["scale"] is None:
         op.normalise(e)  # the scale is 1/sqrt of its size

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from graphclone.capture import Trace
-from graphclone.rules import identity, mixing
+from graphclone.rules import identity, mixing, name_of
 from graphclone.streams import Flow, Signature, Step, shape_of, sinks, streams
 
 Pattern = tuple[Signature, ...]
@@ -54,6 +54,34 @@ class Stack:
     def __str__(self) -> str:
         kinds = "".join("abcdefghijklmnopqrstuvwxyz"[block.kind % 26] for block in self.blocks)
         return f"{self.name}: {len(self)} blocks" + (f", kinds {kinds}" if len(set(kinds)) > 1 else "")
+
+
+def read_elsewhere(stack: Stack, chosen: Sequence[int]) -> str:
+    """Where a value of a block that a child has not exactly once is read outside the stream: what would be read there? Empty if nowhere."""
+    for index, block in enumerate(stack.blocks):
+        if chosen.count(index) == 1:
+            continue
+        inside = {*block.nodes, *(stack.blocks[index + 1].nodes if index + 1 < len(stack) else ())}
+        for node in block.nodes:
+            if node is stack.blocks[-1].exit:
+                continue
+            for user in node.users:
+                if user not in (inside if node is block.exit else set(block.nodes)):
+                    who = "an output of the model" if user.op == "output" else f"{name_of(user.target)} ({user.name})"
+                    return f"{who} reads '{node.name}' of the block '{block.name}'"
+    return ""
+
+
+def left_out(stack: Stack, parameters: Iterable[str]) -> list[str]:
+    """The numbered modules beside those of a stack that are in none of its blocks."""
+
+    def numbered(names: Iterable[str]) -> set[str]:
+        prefix = f"{stack.name}."
+        heads = {name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)}
+        return {prefix + head for head in heads if head.isdecimal()}
+
+    inside = numbered(name for block in stack.blocks for *_, name in block.uses)
+    return sorted(numbered(parameters) - inside) if inside else []
 
 
 def find_blocks(trace: Trace, like: Sequence[Stack] = ()) -> tuple[Stack, ...]:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from graphclone import axes as algebra
 from graphclone.axes import Factor, Keep
-from graphclone.blocks import Block, Stack
+from graphclone.blocks import Block, Stack, read_elsewhere
 from graphclone.capture import Trace, capture, prune
 from graphclone.errors import FrozenError, PlanError, SizeError, UnknownNameError
 from graphclone.execute.memory import child_state, pick
@@ -68,11 +68,14 @@ def _positions(factor: Factor, kept: Sequence[int] | Tensor) -> tuple[int, ...]:
 
 
 def resize(layout: Layout, keep: Keep) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """A copy of the graph in which every integer that states the size of an axis states its new size; and node → copy."""
+    """A copy of the graph in which every integer that states the size of an axis states its new size; and node → copy.
+    `meta["of"]` of a copy is the node."""
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(layout.trace.graph, env)
     graph.output(output)
+    for node, new in env.items():
+        new.meta["of"] = node
     for node, stated in layout.sizes.items():
         new, names = env[node], [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         for (name, position), axis in stated.items():
@@ -163,6 +166,8 @@ def _restack(graph: fx.Graph, env: Mapping[fx.Node, fx.Node], stack: Stack, chos
         raise PlanError(
             f"'{stack.name}' has the blocks 0 to {len(stack) - 1}; a child cannot have {chosen} (in the parent's order)"
         )
+    if why := read_elsewhere(stack, chosen):
+        raise PlanError(f"the graph of the parent cannot have the blocks {chosen} of '{stack.name}'", because=why)
     inside = {env[node] for block in stack.blocks for node in block.nodes}
     following = [user for user in env[stack.blocks[-1].exit].users if user not in inside]
     current = env[stack.blocks[0].entry]
@@ -222,7 +227,7 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Chil
     _rename(graph, plan, layout)
     for name, changes in plan.literals.items():
         if "value" in changes:
-            state[name] = torch.full_like(state[name], changes["value"])
+            state[name] = torch.full_like(state[name], float(changes["value"] or 0))
     for node in graph.nodes:
         for path, value in plan.literals.get(node.name, {}).items():
             _set_literal(node, path, value)
@@ -253,9 +258,10 @@ def _rename(graph: fx.Graph, plan: Plan, layout: Layout) -> None:
     for node in graph.nodes:
         if node.op == "get_attr":
             source, turn = turns.get(str(node.target), (str(node.target), 0))
-            if turn >= len(names[source]):
-                raise PlanError(f"the plan has no tensor for '{node.target}'")
-            node.target = names[source][turn]
+            stands_in = plan.aliases.get(str(node.target))
+            if turn >= len(names[source]) and stands_in not in plan.tensors:
+                raise PlanError(f"the plan has no tensor for '{node.target}'", because="; ".join(plan.remarks))
+            node.target = names[source][turn] if turn < len(names[source]) else str(stands_in)
 
 
 def _set_literal(node: fx.Node, path: str, value: Any) -> None:
@@ -266,7 +272,7 @@ def _set_literal(node: fx.Node, path: str, value: Any) -> None:
         if not steps:
             return value
         if isinstance(old, Mapping):
-            return {**old, steps[0]: put(old[steps[0]], steps[1:])}
+            return {**old, steps[0]: put(old.get(steps[0]), steps[1:])}
         at = int(steps[0])
         return type(old)([*old[:at], put(old[at], steps[1:]), *old[at + 1 :]])
 

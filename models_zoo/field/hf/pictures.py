@@ -22,7 +22,10 @@ def pictures(case: Case) -> dict[str, Any]:
     if grid and pixels:
         return _patches(case, pixels, grid)
     if "pixel_values" in case.accepts:
-        made["pixel_values"] = reals(PICTURES, channels(case), *image_size(case))
+        several = (1,) if "pixel_attention_mask" in case.accepts else ()  # images of a row, one after another
+        made["pixel_values"] = reals(PICTURES, *several, channels(case), *image_size(case))
+        made["pixel_attention_mask"] = torch.ones(PICTURES, *several, *image_size(case), dtype=torch.bool)
+        made["image_sizes"] = torch.tensor([image_size(case)] * PICTURES)
     if "pixel_values_videos" in case.accepts and "pixel_values_videos" in case.required:
         made["pixel_values_videos"] = reals(PICTURES, case.size("num_frames", "frames_per_clip", default=4), channels(case), *image_size(case))
     return made

@@ -7,13 +7,16 @@ from functools import cache
 
 # The first pattern that matches the whole name wins.
 _PATTERNS: tuple[tuple[str, str], ...] = (
+    ("channel groups", r"num_groups|num_conv_pos_embedding_groups|.*norm_groups"),
+    ("rotary", r"rotary_dim"),
+    ("codebook", r"codebook_size"),
     ("keep", r"num_channels|input_channels|in_chans|audio_channels|num_channels_out|codebook_dim|chunk_size_feed_forward"),
     ("keep", r".*(kernel|stride|padding|dilation|factor|ratio|loss|cost|temperature|seed|_bins|num_groups|groups|version).*"),
     ("keep", r"num_labels|type_vocab_size|.*_theta|.*_every|num_feature_levels|pretraining_tp|n_langs|block_multiple_of"),
     ("keep", r"num_frames|max_depth|temporal_patch_size|spatial_merge_size|sampling_rate|frames_per_clip|.*conv_dim_kernel"),
     ("token", r".*(token|tokens)_(id|index)|.*_token_(id|index)s?|(bos|eos|pad|mask|unk|boi|eoi|boa|eoa|sep|cls|image|audio|video)_(id|idx|index)"),
     ("window", r"sliding_window(_size)?|local_attention|attention_window_size|attention_chunk_size"),
-    ("vocabulary", r".*vocab_size|.*vocab_size_per_layer_input|codebook_size|vocab_offset|head_out_channels"),
+    ("vocabulary", r".*vocab_size|.*vocab_size_per_layer_input|vocab_offset|head_out_channels"),
     ("positions", r"max_position_embeddings|n_positions|max_target_positions|n_ctx|context_length|max_seq_len|model_max_length"
                   r"|.*max_position_embeddings|max_sequence_length|max_pos_emb"),
     ("square positions", r"num_position_embeddings|position_embedding_size"),

@@ -50,7 +50,7 @@ def _patches(case: Case, pixels: str, grid: str) -> dict[str, Any]:
     merge = case.size("spatial_merge_size", "merge_size", default=2, under=_TOWERS)
     patch = case.size("patch_size", "spatial_patch_size", under=_TOWERS)
     patch = patch[0] if isinstance(patch, list | tuple) else patch
-    frames = case.size("temporal_patch_size", default=1, under=_TOWERS)
+    frames = case.size("temporal_patch_size", "patch_temporal", default=1, under=_TOWERS)
     shapes: Tensor = torch.tensor([[1, 2 * merge, 3 * merge], [1, 3 * merge, 2 * merge]])
     count = int(shapes.prod(-1).sum())
     return {pixels: reals(count, channels(case) * frames * patch * patch), grid: shapes}

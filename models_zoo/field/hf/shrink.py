@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models_zoo.field.hf.exceptions import TEXT, Pair, exceptions
+from models_zoo.field.hf.exceptions import TEXT, Pair, exceptions, keeps_widths, reads_sections
 from models_zoo.field.hf.roles import role
 
 VOCABULARY = 61
@@ -22,7 +22,7 @@ _SIZES: dict[str, tuple[int, int]] = {  # role: (size in the parent, size in the
     "vocabulary": (VOCABULARY, VOCABULARY), "codebook": (32, 32), "channel groups": (4, 4), "rotary": (8, 8), "positions": (101, 101), "square positions": (64, 64), "window": (5, 5),
     "head": (12, 12), "rope head": (8, 8), "plain head": (12, 12), "value head": (20, 20),
     "query rank": (40, 20), "key rank": (28, 14), "experts": (6, 6), "experts per token": (2, 2), "shared experts": (2, 2),
-    "groups of experts": (2, 2), "chosen groups": (1, 1), "patch": (4, 4), "image": (24, 24), "queries": (9, 9),
+    "groups of experts": (2, 2), "chosen groups": (1, 1), "patch": (4, 4), "image": (24, 24), "source positions": (26, 26), "queries": (9, 9),
     "dense first": (1, 1), "depths": (2, 1), "layers": (LAYERS, 2),
 }  # fmt: skip
 
@@ -102,11 +102,15 @@ def _scale(config: Any, half: bool) -> Scale:
             elif role(name) == "width":
                 (stages if isinstance(value, list | tuple) else widths).update(number for number in numbers if number >= 16)
     moved = {old: VOCABULARY - 1 - index for index, old in enumerate(sorted(t for t in tokens if t >= CONTENT.start))}
-    return Scale(_widths(widths, stages, half), moved, half, hierarchical or bool(stages))
+    if keeps_widths(config.model_type):
+        return Scale({}, moved, half, True)
+    return Scale(_widths(widths, stages, hierarchical, half), moved, half, hierarchical or bool(stages))
 
 
-def _widths(widths: set[int], stages: set[int], half: bool) -> dict[int, int]:
+def _widths(widths: set[int], stages: set[int], hierarchical: bool, half: bool) -> dict[int, int]:
     """Widths by rank from a palette; where stages of widths exist, everything by one factor, for their ratios matter."""
+    if hierarchical and not stages:
+        stages = {width for width in widths if width >= 32}
     if stages:
         fits = (f for f in _SQUARES if all(v % f == 0 and v // f % 4 == 0 for v in stages) and min(stages) // f >= 16)
         factor = next(fits, 1) * (2 if half else 1)
@@ -123,9 +127,10 @@ def _rebuild(config: Any, scale: Scale, settings: dict[str, Any]) -> Any:
     plain = _plain(type(config))
     picked = _layers(config, scale.half)
     sizes: dict[str, Any] = {}
+    guessed: dict[str, Any] = {}  # for fields that the config's own rules fill in
     for field in dataclasses.fields(config):
         name, value = field.name, field_of(config, field.name)
-        if name in _IGNORED:
+        if name in _IGNORED or name not in vars(config):
             continue
         if isinstance(value, PretrainedConfig):
             sizes[name] = _rebuild(value, scale, _ties(config, value, scale))
@@ -134,20 +139,49 @@ def _rebuild(config: Any, scale: Scale, settings: dict[str, Any]) -> Any:
         derived = default is None and plain is not None and value == field_of(plain, name)
         new = _small(config, name, value, scale, picked)
         if name == "rope_parameters" and isinstance(value, dict):
+            value = {"mrope_section": [1, 1, 1], **value} if reads_sections(config.model_type) else value
             new = _rotary(value, _rotated(config, scale))
-            derived = derived and new == value
+            derived = derived and "mrope_section" not in str(new)
         if derived and not (picked and _per_layer(config, value)) and role(name) not in ("key heads", "token"):
+            if new != value:
+                guessed[name] = new
             continue
         sizes[name] = new
     if "use_cache" in sizes:
         sizes["use_cache"] = False
     if "pad_token_id" in sizes and sizes["pad_token_id"] is None:
         sizes["pad_token_id"] = 0
-    fixes = {name: fix.of(scale.half) if isinstance(fix, Pair) else fix for name, fix in exceptions(config.model_type).items() if name != TEXT}
-    for name in [name for name, fix in fixes.items() if fix is ...]:  # left to the config's own rule
-        sizes.pop(name, None)
-        fixes.pop(name)
-    return type(config)(**sizes | fixes | settings)
+    sizes |= _outputs(config, sizes, plain)
+    for name, fix in exceptions(config.model_type).items():
+        if fix is ...:  # left to the config's own rule
+            sizes.pop(name, None)
+        elif name != TEXT:
+            fixed = fix.of(scale.half) if isinstance(fix, Pair) else fix
+            sizes[name] = fixed(sizes) if callable(fixed) else fixed
+    return _built(config, sizes | settings, guessed)
+
+
+def _built(config: Any, sizes: dict[str, Any], guessed: dict[str, Any]) -> Any:
+    """The config of these sizes; a field that its rules still fill in as before, whatever the sizes, is given a guess."""
+    try:
+        small = type(config)(**sizes)
+        stale = {name: new for name, new in guessed.items() if name not in sizes and field_of(small, name) == field_of(config, name)}
+    except (ValueError, TypeError):
+        stale = guessed
+    return type(config)(**stale | sizes)
+
+
+def _outputs(config: Any, sizes: dict[str, Any], plain: Any) -> dict[str, Any]:
+    """A backbone hands on as many of its stages or layers as before, and is deep enough for that."""
+    wanted = field_of(config, "_out_indices")
+    if wanted is None or plain is None or wanted == field_of(plain, "_out_indices"):
+        return {}
+    sizes.pop("_out_indices", None), sizes.pop("_out_features", None)
+    depth = field_of(config, "num_hidden_layers")
+    if not isinstance(depth, int) or depth <= LAYERS:
+        return {"out_indices": list(wanted)}
+    layers = max(sizes["num_hidden_layers"], len(wanted))
+    return {"num_hidden_layers": layers, "out_indices": list(range(layers - len(wanted) + 1, layers + 1))}
 
 
 def _ties(config: Any, part: Any, scale: Scale) -> dict[str, Any]:
@@ -179,7 +213,7 @@ def _plain(config_class: Any) -> Any:
 
 def _small(config: Any, name: str, value: Any, scale: Scale, picked: Sequence[int]) -> Any:
     if picked and _per_layer(config, value):
-        return type(value)(value[index] for index in picked)
+        return type(value)(_each(name, value[index], scale) for index in picked)
     kind = role(name)
     if kind == "key heads":
         heads = scale.size("num_heads", field_of(config, "num_attention_heads") or 0)
@@ -232,8 +266,13 @@ def _rotary(value: dict[Any, Any], head: int) -> dict[Any, Any]:
             small[key] = 64
         elif key == "mrope_section":
             half = int(head * (value.get("partial_rotary_factor") or 1)) // 2
-            small[key] = [half - 2 * (half // 3), *[half // 3] * 2][: len(item)]
+            small[key] = _sections(half, len(item))
     return small
+
+
+def _sections(half: int, count: int) -> list[int]:
+    third = round(half / 3)
+    return [third, third, half - 2 * third][:count]
 
 
 def _depth(config: Any) -> int:
@@ -247,8 +286,8 @@ def _depth(config: Any) -> int:
 def _indices(value: Any, depth: int, layers: int) -> Any:
     """Indices of layers, brought down in proportion."""
     if isinstance(value, list | tuple) and value and depth > layers:
-        scaled = sorted({min(layers, max(0, -(-item * layers // depth))) if item >= 0 else item for item in value})
-        return type(value)(scaled)
+        scaled = sorted({item * layers // depth if item >= 0 else item for item in value})
+        return type(value)(scaled if len(scaled) < layers else scaled[1::2])
     return value
 
 

@@ -22,6 +22,7 @@ def sounds(case: Case) -> dict[str, Any]:
         frames = next(size for size in features.shape[1:] if size in (FRAMES, features.shape[-1]))
         made["input_features"] = features
         made["input_features_mask"] = torch.ones(PICTURES, frames, dtype=torch.long)
+        made["feature_attention_mask"] = made["input_features_mask"]
     if "input_values" in case.accepts:
         made["input_values"] = waveform(case)
     return made

@@ -150,6 +150,50 @@ def _task(case: Case) -> Made:
     return {"pixel_values": reals(PICTURES, 3, 128, 128), "task_inputs": case.tokens(PICTURES, case.config.task_seq_len)}
 
 
-@special("jev")
-def _options(case: Case) -> Made:
-    return {}
+@special("blip-2", "instructblip", "instructblipvideo")
+def _queries(case: Case) -> Made:
+    token = case.size("image_token_index", "video_token_index")
+    frames = 4 if case.type == "instructblipvideo" else 1
+    ids = case.tokens(PICTURES, LENGTH)
+    slots = torch.full((PICTURES, case.config.num_query_tokens * frames), token)
+    size = (PICTURES, frames, 3, *image_size(case)) if frames > 1 else (PICTURES, 3, *image_size(case))
+    return {
+        "pixel_values": reals(*size),
+        "input_ids": torch.cat([slots, ids], 1),
+        "attention_mask": torch.ones(PICTURES, slots.shape[1] + LENGTH, dtype=torch.long),
+        "qformer_input_ids": case.tokens(PICTURES, 7, seed=2),
+    }
+
+
+@special("blip_2_qformer")
+def _qformer(case: Case) -> Made:
+    return {
+        "query_embeds": reals(PICTURES, 9, case.config.hidden_size),
+        "encoder_hidden_states": reals(PICTURES, 13, case.config.encoder_hidden_size, seed=1),
+    }
+
+
+@special("kimi_k25_vision")
+def _square_patches(case: Case) -> Made:
+    shapes = torch.tensor([[1, 4, 6], [1, 6, 4]])
+    patch = case.size("patch_size")
+    return {"pixel_values": reals(48, 3, patch, patch), "grid_thw": shapes}
+
+
+@special("gemma3n_audio")
+def _mel(case: Case) -> Made:
+    return {"audio_mel": reals(PICTURES, 37, case.config.input_feat_size), "audio_mel_mask": torch.zeros(PICTURES, 37, dtype=torch.bool)}
+
+
+@special("pi0")
+def _robot(case: Case) -> Made:
+    from models_zoo.field.hf.inputs import text_with_images  # a cycle at the top
+
+    config = case.config
+    made = text_with_images(case)
+    return made | {
+        "state": reals(PICTURES, config.max_state_dim),
+        "noise": reals(PICTURES, config.chunk_size, config.max_action_dim, seed=4),
+        "timestep": torch.tensor([0.3, 0.7]),
+        "actions": None,
+    }

@@ -40,13 +40,7 @@ def example(model: nn.Module) -> Made:
 def _text(case: Case, made: Made) -> None:
     if "input_ids" not in case.accepts or "input_ids" in made:
         return
-    if "decoder_input_ids" in case.accepts and any(name in made for name in ("input_features", "input_values", "pixel_values")):
-        # the encoder hears or sees, and only the decoder reads; image-text models take both
-        if not _placeholders(case, made):
-            return
     placeholders = _placeholders(case, made)
-    if not placeholders and not _reads(case):
-        return
     batch = PICTURES if made else TEXTS
     ids = case.tokens(batch, LENGTH)
     blocks = [ids[:, :3]]
@@ -69,10 +63,6 @@ def _mask(case: Case, made: Made, batch: int, length: int) -> None:
         made["attention_mask"] = mask
 
 
-def _reads(case: Case) -> bool:
-    return case.config.main_input_name_is_text if hasattr(case.config, "main_input_name_is_text") else True
-
-
 def _placeholders(case: Case, made: Made) -> dict[int, tuple[int, int, int | None, int | None]]:
     """For images (1) and sounds (3): the token, how many in a row, and the tokens around them."""
     found: dict[int, tuple[int, int, int | None, int | None]] = {}
@@ -93,7 +83,7 @@ def _feature_rows(case: Case, method: str, made: Made) -> int:
     """How many vectors the tower hands to the language model: run it and count."""
     import inspect
 
-    function = next((f for part in (case.model, getattr(case.model, "model", None)) if (f := getattr(part, method, None))), None)
+    function = next((f for part in case.model.modules() if (f := getattr(part, method, None))), None)
     if function is None:
         return 0
     parameters = inspect.signature(function).parameters

@@ -22,11 +22,12 @@ def pictures(case: Case) -> dict[str, Any]:
     if grid and pixels:
         return _patches(case, pixels, grid)
     if "pixel_values" in case.accepts:
-        made["pixel_values"] = reals(PICTURES, channels(case), *image_size(case))
+        several = (1,) if "pixel_attention_mask" in case.accepts else ()  # images of a row, one after another
+        made["pixel_values"] = reals(PICTURES, *several, channels(case), *image_size(case))
+        made["pixel_attention_mask"] = torch.ones(PICTURES, *several, *image_size(case), dtype=torch.bool)
+        made["image_sizes"] = torch.tensor([image_size(case)] * PICTURES)
     if "pixel_values_videos" in case.accepts and "pixel_values_videos" in case.required:
-        made["pixel_values_videos"] = reals(
-            PICTURES, case.size("num_frames", "frames_per_clip", default=4), channels(case), *image_size(case)
-        )
+        made["pixel_values_videos"] = reals(PICTURES, case.size("num_frames", "frames_per_clip", default=4), channels(case), *image_size(case))
     return made
 
 
@@ -49,7 +50,7 @@ def _patches(case: Case, pixels: str, grid: str) -> dict[str, Any]:
     merge = case.size("spatial_merge_size", "merge_size", default=2, under=_TOWERS)
     patch = case.size("patch_size", "spatial_patch_size", under=_TOWERS)
     patch = patch[0] if isinstance(patch, list | tuple) else patch
-    frames = case.size("temporal_patch_size", default=1, under=_TOWERS)
+    frames = case.size("temporal_patch_size", "patch_temporal", default=1, under=_TOWERS)
     shapes: Tensor = torch.tensor([[1, 2 * merge, 3 * merge], [1, 3 * merge, 2 * merge]])
     count = int(shapes.prod(-1).sum())
     return {pixels: reals(count, channels(case) * frames * patch * patch), grid: shapes}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -108,21 +109,33 @@ def run(todo: list[str], jobs: int) -> Iterator[tuple[str, Result]]:
         yield name, collect(reader, status)
 
 
+def preload() -> None:
+    """Import once, before the forks, what nearly every model needs."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    for name in ("hf/llama/LlamaForCausalLM", "hf/vit/ViTForImageClassification", "hf/whisper/WhisperForConditionalGeneration"):
+        attempt(name)
+    gc.collect()
+    gc.freeze()  # so that a child's collector does not touch, and so copy, the parent's memory
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="a regular expression for the names")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--every-head", action="store_true", help="all classes of each type, not only the richest")
+    parser.add_argument("--again", action="store_true", help="only those that failed in the --json of before")
     parser.add_argument("--json", type=Path, help="write the results here; what is there already is kept where not run again")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    import transformers  # once, before the forks
-
-    transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
+    preload()
     todo = [name for name in names(arguments.every_head) if re.search(arguments.only, name)]
     old = arguments.json is not None and arguments.json.exists()
     results: dict[str, Result] = json.loads(arguments.json.read_text()) if old else {}
+    if arguments.again:
+        todo = [name for name in todo if not results.get(name, {}).get("ok") or results[name].get("smaller") is None]
     for name, result in run(todo, arguments.jobs):
         results[name] = result
         if not result["ok"] or result.get("smaller") is None:

@@ -7,18 +7,22 @@ from functools import cache
 
 # The first pattern that matches the whole name wins.
 _PATTERNS: tuple[tuple[str, str], ...] = (
+    ("channel groups", r"num_groups|num_conv_pos_embedding_groups|.*norm_groups"),
+    ("rotary", r"rotary_dim"),
+    ("codebook", r"codebook_size"),
+    ("source positions", r"max_source_positions"),
     ("keep", r"num_channels|input_channels|in_chans|audio_channels|num_channels_out|codebook_dim|chunk_size_feed_forward"),
     ("keep", r".*(kernel|stride|padding|dilation|factor|ratio|loss|cost|temperature|seed|_bins|num_groups|groups|version).*"),
     ("keep", r"num_labels|type_vocab_size|.*_theta|.*_every|num_feature_levels|pretraining_tp|n_langs|block_multiple_of"),
     ("keep", r"num_frames|max_depth|temporal_patch_size|spatial_merge_size|sampling_rate|frames_per_clip|.*conv_dim_kernel"),
     ("token", r".*(token|tokens)_(id|index)|.*_token_(id|index)s?|(bos|eos|pad|mask|unk|boi|eoi|boa|eoa|sep|cls|image|audio|video)_(id|idx|index)"),
     ("window", r"sliding_window(_size)?|local_attention|attention_window_size|attention_chunk_size"),
-    ("vocabulary", r".*vocab_size|.*vocab_size_per_layer_input|codebook_size|vocab_offset|head_out_channels"),
+    ("vocabulary", r".*vocab_size|.*vocab_size_per_layer_input|vocab_offset|head_out_channels"),
     ("positions", r"max_position_embeddings|n_positions|max_target_positions|n_ctx|context_length|max_seq_len|model_max_length"
                   r"|.*max_position_embeddings|max_sequence_length|max_pos_emb"),
     ("square positions", r"num_position_embeddings|position_embedding_size"),
     ("layer indices", r"global_attn_indexes|deepstack_visual_indexes|fullatt_block_indexes|_?out_indices|window_block_indices"
-                      r"|mlp_only_layers|full_attn_idxs|intermediate_hidden_state_indices|insert_layer_id|moe_layers"),
+                      r"|mlp_only_layers|full_attn_idxs|intermediate_hidden_state_indices|moe_layers|.*layers?_(indices|indexes|idxs?|ids)|attn_layer_indices"),
     ("dense first", r"first_k_dense_replace|num_dense_layers"),
     ("depths", r"depths|num_block_repeats|blocks_per_stage|stage_num_blocks|stage_numb_of_layers|num_blocks|depth"),
     ("layers", r"num_hidden_layers|n_layers?|num_layers|(encoder|decoder)_layers|num_(encoder|decoder)_layers|.*num_(hidden_)?layers|layers"

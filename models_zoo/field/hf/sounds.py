@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from models_zoo.entry import reals
@@ -17,7 +18,11 @@ FRAMES = 37
 def sounds(case: Case) -> dict[str, Any]:
     made: dict[str, Any] = {}
     if "input_features" in case.accepts:
-        made["input_features"] = spectrogram(case)
+        features = spectrogram(case)
+        frames = next(size for size in features.shape[1:] if size in (FRAMES, features.shape[-1]))
+        made["input_features"] = features
+        made["input_features_mask"] = torch.ones(PICTURES, frames, dtype=torch.long)
+        made["feature_attention_mask"] = made["input_features_mask"]
     if "input_values" in case.accepts:
         made["input_values"] = waveform(case)
     return made

@@ -11,7 +11,7 @@ from models_zoo.entry import Inputs, Tiny, seeded
 from models_zoo.field.hf.case import Unbuildable
 from models_zoo.field.hf.inputs import example
 from models_zoo.field.hf.registry import classes, default_config, model_class
-from models_zoo.field.hf.shrink import shrink
+from models_zoo.field.hf.shrink import nested, shrink
 
 
 def names(every_head: bool = False) -> list[str]:
@@ -49,6 +49,9 @@ def _build(model_type: str, class_name: str, half: bool) -> nn.Module:
         default = default_config(model_type)
     except ImportError as error:
         raise Unbuildable(str(error)) from error
+    if architecture.forward is nn.Module.forward:
+        raise Unbuildable(f"{class_name} has no forward")
+    default = next((part for part in nested(default) if type(part) is architecture.config_class), default)
     settings = {} if "QuestionAnswering" in class_name else {"num_labels": 7}
     config = shrink(default, half, **settings)
     try:

@@ -48,11 +48,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-WORDS = ("full", "partial", "no-op", "wrong", "fails", "hangs")
+os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", TRANSFORMERS_VERBOSITY="error")
+
+from benchmarks.side_by_side.judge import USES
+from benchmarks.side_by_side.subjects import names as known
+from benchmarks.side_by_side.theirs import BEST
+from benchmarks.side_by_side.verdict import WORDS, Outcome
+
 COLUMNS = ("graphclone", "plain", "best")
 TITLES = {"graphclone": "graphclone", "plain": "torch-pruning, plain use", "best": "torch-pruning, best use"}
-BEST = [f"best-{heads}-{attention}" for heads in ("whole", "dims", "kept") for attention in ("sdpa", "eager")]
-BEST += ["best-whole-sdpa-inner", "best-whole-eager-inner"]
 MEMORY = 8 << 30
 Row = dict[str, Any]
 
@@ -81,9 +85,9 @@ def attempt(name: str, use: str, limit: float) -> Row:
         if here.poll(limit):
             found: Row = here.recv()
             return found
-        return {"word": "hangs", "reason": f"over {limit:.0f} s", "setting": use, "roles": {}, "seconds": limit}
+        return Outcome("hangs", f"over {limit:.0f} s", str(USES.get(use, use)), seconds=limit).json()
     except EOFError:
-        return {"word": "fails", "reason": "the process died", "setting": use, "roles": {}, "seconds": 0.0}
+        return Outcome("fails", "the process died", str(USES.get(use, use))).json()
     finally:
         process.kill()
         process.join()
@@ -94,7 +98,7 @@ def measure(name: str, limit: float) -> Row:
     row: Row = {use: attempt(name, use, limit) for use in ("graphclone", "plain")}
     row["attempts"] = []
     for use in BEST:
-        row["attempts"].append(attempt(name, use, limit))
+        row["attempts"].append(attempt(name, use.name, limit))
         if row["attempts"][-1]["word"] == "full":
             break
     row["best"] = min(row["attempts"], key=_rank)
@@ -212,18 +216,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--again", action="store_true", help="measure these models even if the file has them")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, metavar="FOLDER")
     options = parser.parse_args(arguments)
-    # before the processes start; tqdm leaves a semaphore behind in the one that they are forked from, which would be told at exit
-    os.environ.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
-    from benchmarks.side_by_side.subjects import names
-
+    os.environ["PYTHONWARNINGS"] = (
+        "ignore"  # tqdm leaves a semaphore in the process that all are forked from, which is told at exit
+    )
     console, path = Console(), options.output / "coverage.json"
-    chosen = list(dict.fromkeys(name for pattern in options.models for name in names(pattern, options.timm)))
+    chosen = list(dict.fromkeys(name for pattern in options.models for name in known(pattern, options.timm)))
     if options.again and path.exists():
         data = json.loads(path.read_text())
         write({name: row for name, row in data["models"].items() if name not in chosen}, options.limit, path)
     run(chosen, options.jobs, options.limit, path, console)
     data = json.loads(path.read_text())
-    order = {name: place for place, name in enumerate(names(timm=True))}
+    order = {name: place for place, name in enumerate(known(timm=True))}
     data["models"] = dict(sorted(data["models"].items(), key=lambda item: order.get(item[0], len(order))))
     path.write_text(json.dumps(data, indent=1) + "\n")
     (options.output / "COVERAGE.md").write_text(markdown(data))

@@ -14,6 +14,8 @@ that is removed. So the groups whose members are all linear layers or convolutio
 likewise, and its outputs must be those of the zeroed parent. In plain use of an encoder that reads the number of heads from the width,
 it is here that scores computed across the wrong head boundaries show.
 
+Heads whose dims it removes, as it was told to, are left out here: a model may scale their scores by the width that is left.
+
 A group whose units do not map one to one is left out of the permutation, and counted.
 """
 
@@ -29,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.side_by_side.subjects import Inputs
-from benchmarks.side_by_side.theirs import Removal, Use, prune, pruner_for
+from benchmarks.side_by_side.theirs import Removal, Use, attentions, prune, pruner_for
 from benchmarks.side_by_side.verdict import TOLERANCE, difference, principal, told
 
 
@@ -198,7 +200,7 @@ def _order(item: Any, units: list[list[int]], target: list[int], full: int) -> l
 
 
 def zeroed(model: nn.Module, inputs: Inputs, use: Use, done: list[Removal]) -> Check:
-    inner = [removal for removal in done if _inner(model, removal)]
+    inner = [removal for removal in done if _inner(model, removal, use)]
     if not inner:
         return Check(None, "no group without a norm")
     child, parent = copy.deepcopy(model), copy.deepcopy(model)
@@ -225,9 +227,12 @@ def share(error: float) -> str:
     return f"{error:.0%}" if error >= 0.01 else f"{error:.1%}"
 
 
-def _inner(model: nn.Module, removal: Removal) -> bool:
+def _inner(model: nn.Module, removal: Removal, use: Use) -> bool:
     """Linear layers and convolutions only: no norm, table or bare parameter carries these units."""
     modules = dict(model.named_modules())
+    attention = {layer for each in attentions(model) for layer in (each.queries, *each.others)}
+    if use.heads == "dims" and any(modules.get(name) in attention for name, *_ in removal.places):
+        return False
     plain = (nn.Linear, nn.modules.conv._ConvNd)
     return all(
         name in modules and (isinstance(modules[name], plain) or type(modules[name]).__name__ == "Conv1D")

@@ -30,5 +30,5 @@ def attempt(name: str, use: str) -> Outcome:
 
             outcome = theirs(name, use)
     except Exception as error:
-        outcome = Outcome("fails", told(error))
+        outcome = Outcome("fails", told(error), use)
     return Outcome(**{**outcome.json(), "seconds": round(perf_counter() - start, 2)})

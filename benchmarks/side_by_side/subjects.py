@@ -177,7 +177,6 @@ TIMM: dict[str, tuple[str, Sizes]] = {
     "timm/beit": ("beit_base_patch16_224", TRANSFORMER),
     "timm/cait": ("cait_xxs24_224", TRANSFORMER),
     "timm/eva": ("eva02_tiny_patch14_224", TRANSFORMER),
-    "timm/mixer": ("mixer_s16_224", dict(img_size=40, patch_size=8, embed_dim=64, num_blocks=2)),
     "timm/swin": (
         "swin_tiny_patch4_window7_224", dict(img_size=40, patch_size=2, window_size=5, embed_dim=32, depths=(2, 2), num_heads=(4, 8)),
     ),

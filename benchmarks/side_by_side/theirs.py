@@ -7,7 +7,8 @@
   `out_channel_groups` of 2 for a fused gate and up projection; `hidden_size`, `num_heads` and `num_key_value_groups` set afterwards.
 - `timm_models/prune_timm_models.py`: `num_heads` of `qkv`; `num_heads` and `head_dim` set afterwards.
 
-Beyond its examples, in its favour: a pruner for transformers' Conv1D, relative-position tables left alone, an output transform that
+Beyond its examples, in its favour: a pruner for transformers' Conv1D, relative-position tables and norms of
+queries and keys left alone, an output transform that
 takes the logits, further attributes set afterwards (`embed_dim`, `split_size`, `inner_dim`, …), and every parameter made to require
 gradients, which it needs to see it.
 """
@@ -52,7 +53,7 @@ class Use:
 PLAIN = Use("plain")
 BEST = tuple(  # tried in this order until one is full
     Use(f"best-{heads}-{attention}{'' if residual else '-inner'}", heads, attention, False, residual)
-    for heads, residual in (("whole", True), ("dims", True), ("kept", True), ("whole", False))
+    for heads, residual in (("whole", True), ("dims", True), ("kept", True), ("whole", False), ("kept", False))
     for attention in ("sdpa", "eager")
 )
 
@@ -173,7 +174,11 @@ def pruner_for(model: nn.Module, inputs: Inputs, use: Use) -> Any:
         num_heads.update(dict.fromkeys(each.others, each.groups))
     if not use.residual:
         ignored += [module for module in model.modules() if _writes_residual(module, model)]
-    ignored += [parameter for name, parameter in model.named_parameters() if "relative_position_bias_table" in name]
+    if use.heads == "kept":  # or it would look at their groups, and fail where it cannot follow them
+        ignored += [layer for each in known for layer in (each.queries, *each.others)]
+    ignored += [
+        parameter for name, parameter in model.named_parameters() if re.search(r"relative_position_bias_table|[qk]_norm", name)
+    ]
     merging = {type(m) for m in model.modules() if hasattr(m, "reduction") and hasattr(m, "norm")}
     turned = {type(m) for m in model.modules() if type(m).__name__ == "Conv1D"}
     for layer in model.modules():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import operator
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -78,12 +79,14 @@ def capture(model: nn.Module | ExportedProgram, args: tuple[Any, ...] = (), kwar
     if any(_rewrites(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
         program = _functional(program)
     trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)))
-    return replace(trace, remarks=tuple(remarks(trace, program, backwards)))
+    return replace(trace, remarks=tuple(remarks(program, trace.unused, backwards)))
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     try:
-        return torch.export.export(model, args, kwargs, strict=False)
+        with warnings.catch_warnings():  # of what a model keeps for its next run, torch restores what was there before
+            warnings.filterwarnings("ignore", "The tensor attribute")
+            return torch.export.export(model, args, kwargs, strict=False)
     except Exception as error:
         where = source_line(str(error)) or _last_frame(error)
         raise CaptureError(

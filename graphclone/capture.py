@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import operator
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -94,13 +95,17 @@ def capture(
     if any(_rewrites(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
         program = _functional(program)
     trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)))
-    return replace(trace, remarks=tuple(remarks(trace, program, backwards)))
+    return replace(trace, remarks=tuple(remarks(program, trace.unused, backwards)))
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic) -> ExportedProgram:
     try:
-        with _use_lazy_graph_module(True):  # nobody runs the modules that torch makes on the way: a quarter of the time
-            shapes = shapes_for(dynamic, model, args, kwargs)
+        shapes = shapes_for(dynamic, model, args, kwargs)
+        with (
+            _use_lazy_graph_module(True),
+            warnings.catch_warnings(),
+        ):  # nobody runs torch's modules on the way: a quarter of the time
+            warnings.filterwarnings("ignore", "The tensor attribute")  # what a model keeps for its next run, torch restores
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         where = source_line(str(error)) or _last_frame(error)

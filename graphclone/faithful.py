@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,9 +13,6 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from graphclone.errors import CaptureError
-
-if TYPE_CHECKING:
-    from graphclone.capture import Trace
 
 _LARGE = 0.05  # the share of parameters without effect that is worth a word
 _SWITCHES = ("p", "dropout", "dropout_p", "train", "training")  # arguments that are 0 or False where an op draws nothing
@@ -109,14 +106,20 @@ def _baked(program: ExportedProgram) -> tuple[str, str] | None:
     return None
 
 
-def remarks(trace: Trace, program: ExportedProgram, backwards: list[str]) -> Iterator[str]:
-    """What a reader should know of a trace."""
+def remarks(program: ExportedProgram, dead: Sequence[str], backwards: Sequence[str]) -> Iterator[str]:
+    """What a reader should know of a trace. `dead`: tensors without effect; `backwards`: what `own_backwards` found."""
     for name in dict.fromkeys(backwards):
         yield f"'{name}' has a backward of its own: in a rewritten graph its gradient is that of its forward"
     if moved := sorted(set(program.graph_signature.buffers_to_mutate.values())):
         yield f"the model changes its buffers as it runs ({_some(moved)}); a rewritten graph leaves them as they are"
-    sizes = {name: tensor.numel() for name, tensor in program.named_parameters() if name not in trace.aliases}
-    dead = [name for name in trace.unused if name in sizes]
+    parameters = list({id(tensor): (name, tensor) for name, tensor in reversed(list(program.named_parameters()))}.values())
+    places: dict[object, str] = {}
+    for name, tensor in reversed(parameters):
+        place = name if tensor.is_meta or not tensor.numel() else (tensor.device, tensor.data_ptr())
+        if (first := places.setdefault(place, name)) != name:
+            yield f"'{first}' and '{name}' are two parameters in one memory: in a child each has its own"
+    sizes = {name: tensor.numel() for name, tensor in parameters}
+    dead = [name for name in dead if name in sizes]
     share = sum(sizes[name] for name in dead) / max(sum(sizes.values()), 1)
     if share >= _LARGE:
         yield f"{share:.0%} of the parameters have no effect on the example inputs ({_some(dead)}): no child learns of them"

@@ -222,7 +222,7 @@ def _describe(
                 for factor in algebra.factors(axis):
                     slots[factor][str(node.target), dim] = None
                 digits.update(_digits(axis) if node.target in trace.parameters else ())
-        elif node in types and (node.op == "placeholder" or output in node.users):
+        if node in types and (node.op == "placeholder" or output in node.users):
             for dim, axis in enumerate(types[node].axes if isinstance(types[node], Typed) else ()):
                 for factor in algebra.factors(axis):
                     interface.setdefault(factor, f"{node.name if node.op == 'placeholder' else 'output'}.{dim}")

@@ -17,6 +17,7 @@ from graphclone.layout import Layout, analyze
 from graphclone.passes import DropBlocks, Scale, Shrink, whole
 from graphclone.plan import Plan
 from graphclone.scores import Scores, score_activations, score_weights
+from graphclone.verify import parity
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -92,6 +93,8 @@ def subclone(
     if scores is None:
         scores = score_activations(parent, data) if data is not None else score_weights(layout)
     made = plan_for(layout, analyze(capture(child, args, kwargs), like=layout.blocks), scores, scale)
+    if told := parity(parent, trace, (args, dict(kwargs or {}))):
+        made = made.remark(told)
     return child, Report(made, fill(made, trace.state.__getitem__, child))
 
 

@@ -22,6 +22,7 @@ ORDER = [
     ["scores"],
     ["passes"],
     ["execute"],
+    ["fitting"],
     ["destination"],
     ["subclone", "verify"],
     ["sources", "export", "report"],

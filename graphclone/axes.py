@@ -19,6 +19,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from graphclone.errors import SizeError
@@ -27,19 +28,29 @@ Keep = Mapping["Factor", Sequence[int]]
 _births = itertools.count()
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The positions of `of`, sorted by integers that are positions on `by`; or (one more position) where its runs begin and end."""
+
+    of: Axis
+    by: Axis
+
+
 class Factor:
     """`size` interchangeable positions; compared by identity.
 
     **Attributes**: `frozen`, why its positions must stay as they are (anything printable), or None; `bound`, the term that it was
     refined to (see `find`). A Layout adds what it found out: `name`, `kind`, `interface` (it lies on an input or output of the
-    model) and `slots`, the (tensor name, dim) pairs of the model's state that it runs through.
+    model) and `slots`, the (tensor name, dim) pairs of the model's state that it runs through. `order`: its positions follow the order of
+    another axis, which is frozen as soon as this one is put beside positions that do not.
     """
 
-    __slots__ = ("birth", "bound", "frozen", "interface", "kind", "name", "size", "slots")
+    __slots__ = ("birth", "bound", "frozen", "interface", "kind", "name", "order", "size", "slots")
 
     def __init__(self, size: int, name: str = "", frozen: object = None) -> None:
         self.size, self.name, self.frozen = size, name, frozen
         self.bound: Axis | None = None
+        self.order: Order | None = None
         self.kind, self.interface = "", False
         self.slots: tuple[tuple[str, int], ...] = ()
         self.birth = next(_births)
@@ -89,6 +100,14 @@ EMPTY: Final = Concat(())
 def factor(size: int, name: str = "", frozen: object = None) -> Axis:
     """A fresh factor; one position is `UNIT`, none is `EMPTY`: neither holds anything to choose."""
     return Factor(size, name, frozen) if size > 1 else UNIT if size == 1 else EMPTY
+
+
+def sorted_axis(size: int, of: Axis, by: Axis, why: object) -> Axis:
+    """A frozen factor with an `Order`."""
+    axis = factor(size, frozen=why)
+    if type(axis) is Factor:
+        axis.order = Order(of, by)
+    return axis
 
 
 def product(*parts: Axis) -> Axis:
@@ -159,9 +178,15 @@ def freeze(axis: Axis, why: object) -> None:
     for each in factors(axis):
         if each.frozen is None:
             each.frozen = why
+        if each.order is not None:
+            by, each.order = each.order.by, None
+            freeze(by, why)
 
 
 def _bind(old: Factor, new: Axis) -> None:
+    for each in (old, *_leaves(new)):
+        if each.order is not None:
+            freeze(each, "an axis sorted by it meets one that is not")
     if old.frozen is not None:
         freeze(new, old.frozen)
     old.bound = new

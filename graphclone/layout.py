@@ -16,10 +16,10 @@ from torch import fx
 from graphclone import axes as algebra
 from graphclone.axes import Axis, Concat, Factor, Product, find
 from graphclone.blocks import Stack, find_blocks
-from graphclone.capture import Trace
+from graphclone.capture import Trace, at_other_sizes
 from graphclone.decompose import decompose
 from graphclone.errors import UnknownNameError
-from graphclone.rules import Contraction, Facts, Typed, apply, identity, rule_for, shape_of
+from graphclone.rules import Contraction, Facts, Reason, Typed, apply, identity, rule_for, shape_of
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ def analyze(trace: Trace, like: Sequence[Stack] = ()) -> Layout:
     """
     trace = decompose(trace, lambda target: rule_for(target) is not None)
     facts = infer(trace)
+    if trace.open is not None:
+        _confirm(trace, facts, infer(at_other_sizes(trace)))
     types = {node: _settled(typed) for node, typed in facts.types.items()}
     parameters = {str(node.target): node for node in trace.graph.nodes if node.op == "get_attr"}
     contractions = tuple(Contraction(c.node, find(c.axis), c.operands) for c in facts.contractions if c.axis.size > 1)
@@ -117,7 +119,50 @@ def infer(trace: Trace) -> Facts:
             apply(node, facts)
         elif node.op in ("placeholder", "get_attr") and hasattr(node.meta.get("val"), "shape"):
             facts.types[node] = Typed(tuple(algebra.factor(size) for size in shape_of(node.meta["val"])))
+            if node.op == "placeholder":
+                open_ = getattr(node.meta.get("open"), "shape", ())
+                facts.open.extend(a for a, size in zip(facts.types[node].axes, open_, strict=False) if not isinstance(size, int))
+        elif node.op == "output":
+            for typed in map(facts.types.get, node.all_input_nodes):
+                if isinstance(typed, Typed):
+                    _returned(typed)
     return facts
+
+
+def _returned(typed: Typed) -> None:
+    """Whoever gets an output may read its integers as positions, and its order."""
+    if typed.domain is not None:
+        algebra.freeze(typed.domain, Reason("its positions are an output"))
+    for factor in itertools.chain.from_iterable(map(algebra.factors, typed.axes)):
+        if factor.order:
+            algebra.freeze(factor, Reason("an output is sorted by it"))
+
+
+def _confirm(trace: Trace, facts: Facts, others: Facts) -> None:
+    """Freeze what has one structure at the example sizes and another one at others: two numbers met there by chance."""
+    met: dict[Factor, Factor] = {}
+    by: dict[Factor, Factor] = {}
+
+    def compare(ours: Axis, theirs: Axis, node: fx.Node) -> None:
+        a, b = find(ours), find(theirs)
+        if type(a) is Factor and type(b) is Factor and a.size == b.size:
+            if met.setdefault(a, b) is not b or by.setdefault(b, a) is not a:
+                for each in (a, by.get(b, a)):
+                    algebra.freeze(each, Reason("it belongs elsewhere when the inputs have another size", node))
+            elif b.frozen is not None:
+                algebra.freeze(a, b.frozen)
+        elif type(a) is type(b) and type(a) is not Factor and len(a.parts) == len(b.parts):  # type: ignore[union-attr]
+            for part, other in zip(a.parts, b.parts, strict=True):  # type: ignore[union-attr]
+                compare(part, other, node)
+        else:
+            algebra.freeze(a, Reason("it is made of other parts when the inputs have another size", node))
+
+    for node, (twin, typed) in zip(facts.types, others.types.items(), strict=True):
+        if node.op == "get_attr":
+            for ours, theirs in zip(facts.types[node].axes, typed.axes, strict=True):
+                compare(ours, theirs, node)
+        for key, axis in facts.sizes.get(node, {}).items():
+            compare(axis, others.sizes[twin][key], node)
 
 
 def _settled(typed: Any) -> Any:
@@ -160,6 +205,7 @@ def _describe(
     - `residual`: on a stream between blocks, and contracted with parameters;
     - `head_dim`, `heads`, `kv_groups`: digits of a product on a parameter, from the innermost one outwards; or what the products of two
       activations sum over (`head_dim`) and run in parallel over (`heads`);
+    - `experts`: what the positions that an op has chosen by value (`topk`, `argmax`) stand on;
     - `output`, `input`: on a result of the model, or on what it is given; `hidden`: any other that parameters contract; `fixed`: any
       other that is frozen;
     - `inner`: the rest of what has slots;
@@ -187,7 +233,7 @@ def _describe(
     for factor, kind in _attention(types, contractions):
         digits.setdefault(factor, kind)
     contracted = {f for c in contractions if any(origin(n) for n, _ in c.operands) for f in algebra.factors(c.axis)}
-    streams = _streams(types, stacks)
+    streams, experts = _streams(types, stacks), set(_experts(types))
     for factor in {**slots, **interface}:
         if not factor.slots:
             factor.kind, factor.name = "activation", interface[factor]
@@ -195,6 +241,8 @@ def _describe(
             factor.kind = "residual"
         elif factor in digits:
             factor.kind = digits[factor]
+        elif factor in experts:
+            factor.kind = "experts"
         else:
             inside = "hidden" if factor in contracted else "fixed" if factor.frozen else "inner"
             factor.kind = "output" if factor in results else "input" if factor.interface else inside
@@ -222,6 +270,14 @@ def _attention(types: Mapping[fx.Node, Any], contractions: Iterable[Contraction]
             if heads := [factor for factor in (first & second) - summed if factor.slots and not _sequential(factor)]:
                 yield from ((factor, "heads") for factor in heads)
                 yield from ((factor, "head_dim") for factor in summed if not _sequential(factor))
+
+
+def _experts(types: Mapping[fx.Node, Any]) -> Iterator[Factor]:
+    """Free factors that integers are positions on, other than an axis's own count (`arange`)."""
+    for typed in types.values():
+        for each in typed if isinstance(typed, list) else [typed]:
+            if each is not None and each.domain is not None and each.axes != (each.domain,):
+                yield from (factor for factor in algebra.factors(each.domain) if factor.frozen is None and factor.slots)
 
 
 def _sequential(factor: Factor) -> bool:

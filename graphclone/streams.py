@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
+import torch
 from torch import fx
 
 from graphclone.capture import Trace
@@ -30,7 +31,7 @@ class Flow:
 
     @classmethod
     def of(cls, trace: Trace) -> Flow:
-        inputs = {node: node.all_input_nodes for node in trace.graph.nodes}
+        inputs = {node: [each for each in node.all_input_nodes if not is_number(each)] for node in trace.graph.nodes}
         uses: dict[fx.Node, list[tuple[int, str, int]]] = collections.defaultdict(list)
         for node in trace.graph.nodes:
             if node.op == "get_attr" and node.target in trace.parameters:
@@ -99,6 +100,11 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     return tuple(getattr(value, "shape", (0,)))
 
 
+def is_number(node: fx.Node) -> bool:
+    """Whether a value is an open size, or computed from such: what is read for its shape only is on no stream."""
+    return isinstance(node.meta.get("val"), (int, float, torch.SymInt, torch.SymFloat))
+
+
 def sinks(graph: fx.Graph) -> Iterator[list[fx.Node]]:
     """The outputs that every stream value has to reach: all of them; failing that (states are returned too), one at a time."""
     output = next(reversed(graph.nodes))
@@ -136,7 +142,7 @@ def _post_dominators(flow: Flow, sinks: Iterable[fx.Node]) -> tuple[dict[fx.Node
     depth = dict.fromkeys(sinks, 0)
     for node in reversed(flow.order):
         meeting = None
-        if node in depth:
+        if node in depth or is_number(node):
             continue
         for user in node.users:
             if user not in depth:

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
-    ["axes", "plan", "inputs"],
+    ["axes", "plan", "inputs", "unbacked", "dynamic"],
     ["capture"],
     ["rules"],
     ["decompose", "streams"],

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
 
 from graphclone import axes as algebra
 from graphclone.axes import Factor, Keep
@@ -23,7 +24,18 @@ from graphclone.plan import Plan
 
 
 class Child(fx.GraphModule):
-    """A child as a rewritten graph: an ordinary trainable module, called as its parent was."""
+    """A child as a rewritten graph: an ordinary trainable module, called as its parent was.
+
+    **Raises** `SizeError` if it was captured with open sizes and is given inputs of a size for which the model is another program.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if (found := self.meta.get("open")) is not None:
+            names, open_ = found
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            if given.keys() == set(names):  # any other call fails by itself
+                open_.check(pytree.tree_leaves([given[name] for name in names]))
+        return super().__call__(*args, **kwargs)
 
 
 def select(trace: Trace, layout: Layout, keep: Mapping[Factor, Sequence[int] | Tensor]) -> Child:
@@ -63,16 +75,16 @@ def resize(layout: Layout, keep: Keep) -> tuple[fx.Graph, dict[fx.Node, fx.Node]
     for node, stated in layout.sizes.items():
         new, names = env[node], [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         for (name, position), axis in stated.items():
-            size = algebra.size(axis, keep)
-            if size != axis.size:
-                _restate(new, names, name, position, size)
+            change = algebra.size(axis, keep) - axis.size
+            if change:
+                _restate(new, names, name, position, change)
     return graph, env
 
 
-def _restate(node: fx.Node, names: list[str], name: str, position: int | None, size: int) -> None:
+def _restate(node: fx.Node, names: list[str], name: str, position: int | None, change: int) -> None:
     at = names.index(name)
     old: Any = node.args[at] if at < len(node.args) else node.kwargs[name]
-    value = size if position is None else [*old[:position], size, *old[position + 1 :]]
+    value = old + change if position is None else [*old[:position], old[position] + change, *old[position + 1 :]]
     if at < len(node.args):
         node.update_arg(at, value)
     else:
@@ -86,9 +98,12 @@ def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters
         tensor = state[name]
         _place(root, name, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if name in parameters else tensor)
     prune(graph)
-    _sign(graph, trace)
+    names = _sign(graph, trace)
     graph.lint()
-    return Child(root, graph, "Child")
+    child = Child(root, graph, "Child")
+    if trace.open is not None:
+        child.meta["open"] = names, trace.open
+    return child
 
 
 def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
@@ -103,12 +118,13 @@ def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
         root.register_buffer(last, tensor)
 
 
-def _sign(graph: fx.Graph, trace: Trace) -> None:
-    """Give the graph the parent's signature, so that it takes and returns what the parent does."""
+def _sign(graph: fx.Graph, trace: Trace) -> list[str]:
+    """Give the graph the parent's signature, so that it takes and returns what the parent does; and the names in it."""
     spec: Any = trace.in_spec
     _, kwargs = spec.children() if hasattr(spec, "children") else spec.children_specs  # torch < 2.9 has no `children`
     names = [*trace.arguments, *map(str, kwargs.context)]
     graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, spec, trace.out_spec)))
+    return names
 
 
 # -- depth -----------------------------------------------------------------------------------------------------------
@@ -178,7 +194,13 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Chil
                 "the plan does not say what inputs its parent was traced with",
                 attempt="execute(plan, model, trace=capture(model, …))",
             )
-        trace = capture(model, *example(plan.inputs))
+        trace = capture(model, *example(plan.inputs), dynamic=plan.inputs.get("dynamic", False))
+    if plan.inputs and plan.inputs.get("dynamic") != trace.inputs.get("dynamic"):
+        raise PlanError(
+            "the plan was made of a capture with other open sizes",
+            because=f"the plan's are {plan.inputs.get('dynamic', 'none')}, these are {trace.inputs.get('dynamic', 'none')}",
+            attempt="a plan of this trace, or execute(plan, model) without one",
+        )
     layout = analyze(trace)
     _check_fits(plan, layout)
     graph = child_graph(layout, plan)

@@ -19,7 +19,7 @@ import torch
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis
-from graphclone.rules.op import Axes, Op, Opaque, Typed, rule
+from graphclone.rules.op import Axes, Op, Opaque, Typed, name_of, rule
 
 # -- equations -------------------------------------------------------------------------------------------------------
 
@@ -182,7 +182,7 @@ same(
 same("dropout dropout_ feature_dropout positive resolve_conj resolve_neg _conj_physical real")
 
 
-@rule("pointwise where copy masked_fill polar rrelu hardswish log_sigmoid isclose float_power floor_divide", elementwise=True)
+@rule("pointwise where copy masked_fill polar rrelu hardswish log_sigmoid isclose float_power", elementwise=True)
 @rule("add subtract multiply divide true_divide xlogy arctan2 clip __and__ __or__ __xor__", elementwise=True)
 @rule("greater greater_equal less less_equal not_equal", elementwise=True)
 def pointwise(op: Op) -> Axes:
@@ -198,21 +198,22 @@ def pointwise(op: Op) -> Axes:
 
 def along(dims: str | tuple[int, ...], names: str, why: str = "depends on the order") -> None:
     """Positional in some dims (named by an argument, or fixed), elementwise in the others. A dim of another size is a new axis."""
-
-    @rule(names)
-    def ordered(op: Op) -> Axes:
-        axes = op.axes(op.first)
-        chosen = op.dims(dims, len(axes)) if isinstance(dims, str) else [dim % len(axes) for dim in dims if axes]
-        result = []
-        for dim, (axis, size) in enumerate(zip(axes, op.shape(), strict=True)):
-            if dim in chosen:
-                op.freeze(axis, why)
-                axis = axis if axis.size == size else op.positional(size, why)
-            result.append(axis)
-        return tuple(result)
+    rule(names)(functools.partial(ordered, dims=dims, why=why))
 
 
-along("dim", "cumsum cumprod logcumsumexp")
+def ordered(op: Op, dims: str | tuple[int, ...], why: str) -> Axes:
+    axes = op.axes(op.first)
+    chosen = op.dims(dims, len(axes)) if isinstance(dims, str) else [dim % len(axes) for dim in dims if axes]
+    result = []
+    for dim, (axis, size) in enumerate(zip(axes, op.shape(), strict=True)):
+        if dim in chosen:
+            op.freeze(axis, why)
+            axis = axis if axis.size == size else op.positional(size, why)
+        result.append(axis)
+    return tuple(result)
+
+
+along("dim", "cumprod logcumsumexp")
 along("dims", "flip roll")
 along((-2, -1), "tril triu")
 along("dim", "fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft", why="a Fourier transform depends on the order")
@@ -239,15 +240,6 @@ def renorm(op: Op) -> Axes:
     return axes
 
 
-@rule("histc")
-def histogram(op: Op) -> Axes:
-    """How many of all the values lie in each bin."""
-    for dim, axis in enumerate(op.axes("self")):
-        op.contract(axis, ("self", dim))
-        op.normalise(axis)
-    return tuple(op.positional(bins, "bins are in order") for bins in op.shape())
-
-
 def reduce(names: str, adds: bool = False) -> None:
     """One value from many along `dim`, whatever their order. `adds`: the value is their sum."""
 
@@ -266,7 +258,7 @@ def fold(op: Op, adds: bool = False) -> Axes:
 
 
 reduce("sum nansum", adds=True)
-reduce("mean nanmean amax amin prod logsumexp any all var std linalg_vector_norm norm frobenius_norm count_nonzero")
+reduce("mean nanmean amax amin prod logsumexp any all var std linalg_vector_norm linalg_norm norm frobenius_norm count_nonzero")
 reduce("max.default min.default median.default nanmedian.default _is_all_true _is_any_true")
 
 
@@ -326,19 +318,6 @@ def topk(op: Op) -> list[Typed]:
     return [Typed(result), Typed(result, _ranked(op, axes[dim]))]
 
 
-@rule("sort", "argsort", "msort")
-def sort(op: Op) -> Any:
-    """As many come out as go in, ordered by value: that axis stays as it is. The indices are positions on it."""
-    axes = op.axes("self")
-    dim = op.dim("dim", len(axes)) if "dim" in op.args else 0
-    if axes:
-        op.freeze(axes[dim], "sorted by value")
-    values, indices = Typed(axes), Typed(axes, axes[dim] if axes else None)
-    if isinstance(op.node.meta["val"], (tuple, list)):
-        return [values, indices]
-    return indices if op.node.target._schema.name == "aten::argsort" else values  # type: ignore[union-attr]
-
-
 def create(names: str, uniform: bool = True) -> None:
     """A new tensor; `uniform`: all of its values are alike, so its axes are free."""
 
@@ -358,7 +337,11 @@ create("rand randn randint randperm eye linspace logspace tril_indices triu_indi
 def like(op: Op) -> Axes:
     """Uniform values in the shape of another tensor. (Random ones are alike in distribution.)"""
     op.shape_only(op.first)
-    return op.axes(op.first)
+    axes = op.axes(op.first)
+    return tuple(
+        op.positional(axis.size, "as large as a sorted axis") if type(axis) is algebra.Factor and axis.order else axis
+        for axis in axes
+    )
 
 
 @rule("arange")
@@ -408,6 +391,44 @@ def batch_norm(op: Op) -> Any:
         if isinstance(op.node.meta["val"], (tuple, list))
         else tuple(axes)
     )
+
+
+@rule("prelu")
+def prelu(op: Op) -> Axes:
+    """A slope for each channel (dim 1), or one for all."""
+    axes, slope = list(op.axes("self")), op.axes("weight")
+    if len(axes) > 1 and slope:
+        axes[1] = op.unify(axes[1], slope[0])
+    return tuple(axes)
+
+
+@rule("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input")
+def recurrent(op: Op) -> list[Axes]:
+    """Per layer and direction `(g h) i, (g h) h` and biases; one h for all, and two directions side by side in the result."""
+    states = op.lists("hx") if name_of(op.node.target) == "aten.lstm" else [op.axes("hx")]
+    weights, biased, ways = op.lists("params"), bool(op["has_biases"]), 1 + bool(op["bidirectional"])
+    if len(op["params"]) != op["num_layers"] * ways * (4 if biased else 2):
+        raise Opaque("its outputs are projected")
+    time, batch = (1, 0) if op["batch_first"] else (0, 1)
+    axes = op.axes("input")
+    op.freeze(axes[time], "depends on the order")
+    width, h = axes[-1], algebra.factor(op.shape(1)[-1])
+    step = 4 if biased else 2
+    for first in range(0, len(weights), step):
+        for (rows, *columns), inner in zip(weights[first : first + step], (width, h, None, None), strict=False):
+            for gate in algebra.cuts(rows, [h.size] * (rows.size // h.size)):
+                op.unify(gate, h)
+            if inner is not None:
+                given = [(op["input"], -1)] if first < step * ways and inner is width else []
+                op.contract(op.unify(columns[0], inner), *given, (op["params"][first + (inner is not width)], 1))
+        if (first // step + 1) % ways == 0:
+            width = algebra.concat(*[algebra.find(h)] * ways)
+    for layers, *rest, units in states:
+        op.freeze(layers, "layers and directions differ")
+        op.unify(units, h)
+        axes = (op.unify(axes[0], rest[0]), *axes[1:]) if batch == 0 else (axes[0], op.unify(axes[1], rest[0]), axes[2])
+    last = tuple(map(algebra.find, (op.positional(states[0][0].size, "layers and directions differ"), axes[batch], h)))
+    return [(*axes[:2], algebra.find(width)), *[last] * len(states)]
 
 
 @rule("group_norm")

@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis, Factor
-from graphclone.capture import _explicit
+from graphclone.capture import explicit
 from graphclone.rules import Facts, Typed, apply, name_of, rule_for
 
 torch.set_num_threads(1)
@@ -61,7 +61,7 @@ class _Recorder(SchemaCheckMode):  # the one mode that torch lets see calls befo
             raise Skip(f"{target} mutates: graphs are functional once they are captured")
         node = self.graph.call_function(target, *self._nodes((args, kwargs or {})))
         node.meta["val"] = value
-        self._write(_explicit(node), value)
+        self._write(explicit(node), value)
         return value
 
     def _nodes(self, value: Any) -> Any:
@@ -213,15 +213,14 @@ def rewritten(node: fx.Node, facts: Facts, keep: Keep) -> tuple[list[Any], dict[
     names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
     args, kwargs = list(node.args), dict(node.kwargs)
     for (name, position), axis in facts.sizes.get(node, {}).items():
-        new: Any = algebra.size(algebra.find(axis), keep)
+        change = algebra.size(algebra.find(axis), keep) - axis.size
         place: Any = names.index(name)
         holder: Any = args if place < len(args) else kwargs
         place = place if place < len(args) else name
-        if position is not None:
-            old = list(holder[place])
-            old[position] = new
-            new = old
-        holder[place] = new
+        if not change:
+            continue
+        old: Any = holder[place]
+        holder[place] = old + change if position is None else [*old[:position], old[position] + change, *old[position + 1 :]]
     return args, kwargs
 
 
@@ -237,6 +236,11 @@ def rerun(graph: fx.Graph, facts: Facts, keep: Keep) -> Iterator[tuple[fx.Node, 
             args, kwargs = fx.node.map_arg(rewritten(node, facts, keep), env.__getitem__)  # type: ignore[arg-type]
             env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
             yield node, env[node]
+
+
+def sorted_by(typed: Typed) -> bool:
+    """Whether the order of a tensor follows that of another axis: then only what it ends in can be compared."""
+    return any(factor.order for axis in axes_of(typed) for factor in algebra.factors(axis))
 
 
 def alike(new: Any, old: Tensor, typed: Typed, keep: Keep) -> bool:
@@ -310,7 +314,7 @@ def _compare(graph: fx.Graph, facts: Facts, keep: Keep, what: str) -> Iterator[s
             else:
                 continue  # a number that the op reads off its tensors, which are frozen
             for index, (new, before, typed) in enumerate(results):
-                if what == "shaped" or name_of(node.target).removeprefix("aten.").startswith(UNDEFINED):
+                if what == "shaped" or sorted_by(typed) or name_of(node.target).removeprefix("aten.").startswith(UNDEFINED):
                     good = list(new.shape) == [algebra.size(algebra.find(axis), keep) for axis in typed.axes]
                 else:
                     good = alike(new, before, typed, keep)

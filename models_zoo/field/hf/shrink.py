@@ -1,0 +1,250 @@
+"""Shrink a default config: walk its fields, nested configs and per-layer lists, and make each small by its role."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from models_zoo.field.hf.exceptions import Pair, exceptions
+from models_zoo.field.hf.roles import role
+
+VOCABULARY = 61
+LAYERS = 4
+CONTENT = range(7, 40)  # token ids that no config's special token has: those below are kept, those above are moved up
+_PALETTE = (64, 128, 192, 256, 320, 384, 448, 512)
+_SQUARES = (32, 16, 8, 4, 2, 1)
+# Bookkeeping of the config class, and what follows from other fields.
+_IGNORED = frozenset(
+    {"transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type", "per_layer_config"}
+)
+_SIZES: dict[str, tuple[int, int]] = {  # role: (size in the parent, size in the smaller one)
+    "vocabulary": (VOCABULARY, VOCABULARY), "positions": (101, 101), "square positions": (64, 64), "window": (5, 5),
+    "head": (12, 12), "rope head": (8, 8), "plain head": (12, 12), "value head": (20, 20),
+    "query rank": (40, 20), "key rank": (28, 14), "experts": (6, 6), "experts per token": (2, 2), "shared experts": (2, 2),
+    "groups of experts": (2, 2), "chosen groups": (1, 1), "patch": (4, 4), "image": (24, 24), "queries": (9, 9),
+    "dense first": (1, 1), "depths": (2, 1), "layers": (LAYERS, 2),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the sizes of one tree of configs become; equal sizes stay equal, so that what must agree agrees."""
+
+    widths: dict[int, int]
+    tokens: dict[int, int]
+    half: bool
+    stages: bool  # whether some part has stages of widths, as hierarchical vision towers have
+
+    def size(self, name: str, value: int) -> int:
+        """The small size for `value` of the field `name`."""
+        kind = role(name)
+        if value < 2 or kind == "keep":
+            return value
+        if kind == "token":
+            return self.tokens.get(value, value)
+        if kind == "width":
+            return self.widths.get(value, value)
+        if kind in ("heads", "key heads"):
+            heads = 8 if value >= 12 else min(4, value)
+            return heads // 2 if self.half else heads
+        if kind == "image" and self.stages:
+            return min(value, 128)
+        if kind in _SIZES:
+            return min(value, _SIZES[kind][self.half])
+        return value
+
+
+def shrink(config: Any, half: bool = False, **settings: Any) -> Any:
+    """A config of the same class with small sizes: those of the parent or, with `half`, of its smaller destination."""
+    return _rebuild(config, _scale(config, half), settings)
+
+
+def nested(config: Any) -> Iterator[Any]:
+    """The config and all those below it."""
+    from transformers import PretrainedConfig
+
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PretrainedConfig):
+            yield from nested(value)
+
+
+def _fields(config: Any) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(config):
+        if field.name not in _IGNORED:
+            yield field.name, getattr(config, field.name, None)
+
+
+def _integers(value: Any) -> list[int]:
+    if isinstance(value, list | tuple):
+        return [number for item in value for number in _integers(item)]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else []
+
+
+def _scale(config: Any, half: bool) -> Scale:
+    widths: set[int] = set()
+    stages: set[int] = set()
+    tokens: set[int] = set()
+    for part in nested(config):
+        for name, value in _fields(part):
+            numbers = _integers(value)
+            if role(name) == "token":
+                tokens.update(numbers)
+            elif role(name) == "width":
+                (stages if isinstance(value, list | tuple) else widths).update(number for number in numbers if number >= 16)
+    moved = {old: VOCABULARY - 1 - index for index, old in enumerate(sorted(t for t in tokens if t >= CONTENT.start))}
+    return Scale(_widths(widths, stages, half), moved, half, bool(stages))
+
+
+def _widths(widths: set[int], stages: set[int], half: bool) -> dict[int, int]:
+    """Widths by rank from a palette; where stages of widths exist, everything by one factor, for their ratios matter."""
+    if stages:
+        fits = (f for f in _SQUARES if all(v % f == 0 and v // f % 4 == 0 for v in stages) and min(stages) // f >= 16)
+        factor = next(fits, 1) * (2 if half else 1)
+        return {value: max(8, value // factor) for value in widths | stages}
+    big = sorted(value for value in widths if value >= 32)
+    return {old: _PALETTE[min(rank, len(_PALETTE) - 1)] // (2 if half else 1) for rank, old in enumerate(big)}
+
+
+def _rebuild(config: Any, scale: Scale, settings: dict[str, Any]) -> Any:
+    from transformers import PretrainedConfig
+
+    if config.model_type == "timm_backbone":
+        return _backbone(config, scale.half)
+    plain = _plain(type(config))
+    picked = _layers(config, scale.half)
+    sizes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name, None)
+        if name in _IGNORED:
+            continue
+        if isinstance(value, PretrainedConfig):
+            sizes[name] = _rebuild(value, scale, _ties(config, value, scale))
+            continue
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        derived = default is None and plain is not None and value == getattr(plain, name, None)
+        new = _small(config, name, value, scale, picked)
+        if derived and not (picked and _per_layer(config, value)) and role(name) not in ("key heads", "token"):
+            continue
+        sizes[name] = new
+    if "use_cache" in sizes:
+        sizes["use_cache"] = False
+    if "pad_token_id" in sizes and sizes["pad_token_id"] is None:
+        sizes["pad_token_id"] = 0
+    fixes = {name: fix.of(scale.half) if isinstance(fix, Pair) else fix for name, fix in exceptions(config.model_type).items()}
+    for name in [name for name, fix in fixes.items() if fix is ...]:  # left to the config's own rule
+        sizes.pop(name, None)
+        fixes.pop(name)
+    return type(config)(**sizes | fixes | settings)
+
+
+def _ties(config: Any, part: Any, scale: Scale) -> dict[str, Any]:
+    """A tower's output is as wide as the text that it joins, whatever the two defaults say."""
+    text = getattr(config, "text_config", None)
+    if text is None or part is text or not isinstance(getattr(text, "hidden_size", None), int):
+        return {}
+    width = scale.size("hidden_size", text.hidden_size)
+    return {name: width for name in ("out_hidden_size", "text_hidden_size") if isinstance(getattr(part, name, None), int)}
+
+
+def _backbone(config: Any, half: bool) -> Any:
+    """A tiny network of four stages in the place of a full one of timm's, with the same stages handed on."""
+    from transformers import ResNetConfig
+
+    widths = [16, 32, 48, 64] if half else [32, 64, 96, 128]
+    return ResNetConfig(
+        num_channels=config.num_channels, embedding_size=widths[0], hidden_sizes=widths, depths=[1, 1, 1, 1],
+        layer_type="basic", out_indices=[index for index in config.out_indices if index <= 4],
+    )  # fmt: skip
+
+
+def _plain(config_class: Any) -> Any:
+    try:
+        return config_class()
+    except Exception:
+        return None
+
+
+def _small(config: Any, name: str, value: Any, scale: Scale, picked: Sequence[int]) -> Any:
+    if picked and _per_layer(config, value):
+        return type(value)(value[index] for index in picked)
+    kind = role(name)
+    if kind == "key heads":
+        heads = scale.size("num_heads", int(getattr(config, "num_attention_heads", 0) or 0))
+        return value if value == 1 or heads < 2 else heads // 2
+    if kind == "layers" and picked:
+        return len(picked) if value == config.num_hidden_layers else scale.size(name, value)
+    if kind == "layer indices":
+        return _indices(value, _depth(config), len(picked) or min(_depth(config), 2 if scale.half else LAYERS))
+    if kind == "heads" and isinstance(value, list | tuple) and value:
+        return type(value)(_heads(value, scale.half))
+    if isinstance(value, dict):
+        return _dictionary(value)
+    return _each(name, value, scale)
+
+
+def _each(name: str, value: Any, scale: Scale) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_each(name, item, scale) for item in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return scale.size(name, value)
+    return value
+
+
+def _heads(heads: Sequence[int], half: bool) -> list[int]:
+    """Heads per stage, with even numbers for the parent, so that the smaller one halves them."""
+    import math
+
+    unit = math.gcd(*heads)
+    return [count // unit * (1 if half else 2) for count in heads]
+
+
+def _dictionary(value: dict[Any, Any]) -> dict[Any, Any]:
+    """Rotary parameters: sections must add up to half of the rotated part of a head."""
+    small = dict(value)
+    for key, item in value.items():
+        if isinstance(item, dict):
+            small[key] = _dictionary(item)
+        elif key == "original_max_position_embeddings":
+            small[key] = 64
+        elif key == "mrope_section":
+            half = int(12 * (value.get("partial_rotary_factor") or 1)) // 2
+            small[key] = [half - 2 * (half // 3), *[half // 3] * 2][: len(item)]
+    return small
+
+
+def _depth(config: Any) -> int:
+    for name in ("num_hidden_layers", "num_layers", "depth", "n_layer", "encoder_layers"):
+        value = getattr(config, name, None)
+        if isinstance(value, int):
+            return value
+    return 0
+
+
+def _indices(value: Any, depth: int, layers: int) -> Any:
+    """Indices of layers, brought down in proportion."""
+    if isinstance(value, list | tuple) and value and depth > layers:
+        scaled = sorted({min(layers, max(0, -(-item * layers // depth))) if item >= 0 else item for item in value})
+        return type(value)(scaled)
+    return value
+
+
+def _per_layer(config: Any, value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == _depth(config) > LAYERS
+
+
+def _layers(config: Any, half: bool) -> list[int]:
+    """Which layers to keep so that every kind of layer stays: kinds are told apart by all the per-layer lists together."""
+    lists = [value for name, value in _fields(config) if _per_layer(config, value) and role(name) != "layer indices"]
+    if not lists:
+        return []
+    kinds: dict[str, list[int]] = {}
+    for index, kind in enumerate(zip(*lists, strict=True)):
+        kinds.setdefault(str(kind), []).append(index)
+    wanted = max(2 if half else LAYERS, len(kinds))
+    chosen: list[int] = []
+    for turn in range(_depth(config)):
+        chosen += [indices[turn] for indices in kinds.values() if turn < len(indices)]
+    return sorted(chosen[: min(wanted, 6)])

@@ -8,6 +8,7 @@ python -m models_zoo.conformance --sample             the fixed sample that the 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -48,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=120, help="the limit for one model")
     parser.add_argument("--gigabytes", type=int, default=12, help="the limit for one model (of address space)")
     parser.add_argument("--fresh", action="store_true", help="begin anew, even where an earlier run was interrupted")
+    parser.add_argument("--again", action="store_true", help="of a complete run, ask those once more that had a ✗")
     parser.add_argument("-o", "--output", type=Path, default=ROOT, help="the folder of CONFORMANCE.md and conformance.json")
     return parser.parse_args()
 
@@ -67,20 +69,29 @@ def ask(names: list[str], asked: argparse.Namespace, rows: Rows, save: Any) -> N
             rows[name] = row.as_dict()
             for column, cell in row.cells.items():
                 if cell.mark == "✗":
-                    bar.console.print(f"✗ {name} {column}: {cell.note}", markup=False, highlight=False)
+                    bar.console.print(f"✗ {name} {column}: {cell.note}", markup=False, highlight=False, soft_wrap=True)
             bar.update(task, advance=1, description=name[:60])
             bar.refresh()
             save(rows, False)
+
+
+def warm_up() -> None:
+    """Import and compile, once and before the forks, what every one of them would."""
+    import timm  # noqa: F401
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    for name in ("odd/lambdas", "hf/llama/LlamaForCausalLM"):
+        examine(name)
+    gc.collect()
+    gc.freeze()  # so that the forks share it
 
 
 def main() -> int:
     asked = arguments()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    import timm  # noqa: F401  (once, before the forks)
-    import transformers
-
-    transformers.logging.set_verbosity_error()
+    warm_up()
     names = list(SAMPLE) if asked.sample else zoo.names(asked.every_head)
     names = [name for name in names if not asked.only or re.search(asked.only, name)]
     if not names:
@@ -88,7 +99,9 @@ def main() -> int:
         return 2
     store, writes = asked.output / "conformance.json", not (asked.only or asked.sample)
     old = json.loads(store.read_text()) if writes and store.exists() and not asked.fresh else {}
-    rows: Rows = {} if old.get("complete", True) else old["rows"]
+    rows: Rows = old["rows"] if old and (asked.again or not old["complete"]) else {}
+    if asked.again:
+        rows = {name: row for name, row in rows.items() if not failed(row)}
     before, start = old.get("seconds", 0.0) if rows else 0.0, time.time()
 
     def save(rows: Rows, complete: bool) -> None:
@@ -110,7 +123,11 @@ def main() -> int:
     if writes:
         (asked.output / "CONFORMANCE.md").write_text(text)
     print(text.partition("\n## Models")[0] if writes else text)
-    return int(any(cell["mark"] == "✗" for row in rows.values() for cell in row["cells"].values()))
+    return int(any(map(failed, rows.values())))
+
+
+def failed(row: dict[str, Any]) -> bool:
+    return any(cell["mark"] == "✗" for cell in row["cells"].values())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tempfile
 import time
 import traceback
@@ -26,6 +27,7 @@ from models_zoo import field as zoo
 COLUMNS = (
     "build", "capture", "parity", "permutation", "masked", "growth", "shrink", "shallower", "deeper", "destination", "onnx",
 )  # fmt: skip
+_PATH = re.compile(r"/[\w./+-]*/(?=[\w.-]+)")  # of this machine: it tells a reader nothing
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,9 @@ def _attempted(row: Row, column: str, what: Callable[[], Cell]) -> None:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, GraphcloneError):
-        return " · ".join(line.strip() for line in str(error).splitlines()[:2])[:300]
+        return _PATH.sub("", " · ".join(line.strip() for line in str(error).splitlines()[:2]))[:300]
     last = traceback.extract_tb(error.__traceback__)[-1]
-    first = (str(error).strip().splitlines() or [""])[0]
+    first = _PATH.sub("", (str(error).strip().splitlines() or [""])[0])
     return f"{type(error).__name__}: {first[:200]} ({last.filename.rsplit('/', 1)[-1]}:{last.lineno})"
 
 

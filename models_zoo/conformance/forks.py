@@ -1,7 +1,7 @@
 """Work on many things, each in a process of its own with a limit on its time and memory.
 
-The parent imports what all need and then forks, so that a child starts in milliseconds. It must not have computed anything with torch
-by then: its threads do not survive a fork.
+The parent imports what all need and then forks, so that a child starts in milliseconds. Torch has to run in one thread there: others
+would not survive a fork.
 """
 
 from __future__ import annotations

@@ -19,10 +19,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
+from graphclone.dynamic import Dynamic, Open, at_sizes, compound, settle, shapes_for
 from graphclone.errors import CaptureError
 from graphclone.faithful import detach_no_grad, own_backwards, remarks, uncached
 from graphclone.inputs import describe
+from graphclone.unbacked import make_concrete
 
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}  # higher-order op → where its sub-graph stands
 
@@ -41,6 +44,7 @@ class Trace:
     - `in_spec`, `out_spec`: the call signature, as pytree specs; `arguments`: the names of the positional ones.
     - `inputs`: the example inputs as data (see `graphclone.inputs`).
     - `modules`: node → dotted path of the module that called it.
+    - `open`: the sizes that may vary, if any (see `graphclone.dynamic`); then a node's `val` is its value at the example sizes.
     - `remarks`: what the graph cannot keep of the model.
     """
 
@@ -54,17 +58,29 @@ class Trace:
     arguments: tuple[str, ...]
     inputs: Mapping[str, Any] = field(repr=False)
     modules: Mapping[fx.Node, str] = field(repr=False)
+    open: Open | None = None
     remarks: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Trace({len(self.graph.nodes)} nodes, {len(self.parameters)} parameters)"
 
 
-def capture(model: nn.Module | ExportedProgram, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Trace:
+def capture(
+    model: nn.Module | ExportedProgram,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic: Dynamic = False,
+) -> Trace:
     """Trace a model on example inputs.
 
-    **Arguments**: `model`, a module (on any device, `meta` too; its train/eval state is respected) or a ready-made
-    `ExportedProgram`; `args`, `kwargs`, inputs as the model's `forward` takes them.
+    **Arguments**
+
+    - `model`, a module (on any device, `meta` too; its train/eval state is respected) or a ready-made `ExportedProgram`;
+    - `args`, `kwargs`, inputs as the model's `forward` takes them;
+    - `dynamic`: True leaves every size of the inputs open that the model allows to vary (`Trace.open` says which), so that a
+      child runs at other batch and sequence sizes. A mapping is handed to torch.export as its `dynamic_shapes`. The example
+      inputs should have a batch and a sequence of different lengths above 1: torch takes 1 to be fixed.
 
     **Raises** `CaptureError` with the place in the model that torch.export cannot trace.
     """
@@ -73,8 +89,8 @@ def capture(model: nn.Module | ExportedProgram, args: tuple[Any, ...] = (), kwar
         program = model
     else:
         with own_backwards(backwards):
-            program = _export(model, args, dict(kwargs or {}))
-        program = uncached(program, model, lambda: _export(model, args, dict(kwargs or {})))
+            program = _export(model, args, dict(kwargs or {}), dynamic)
+        program = uncached(program, model, lambda: _export(model, args, dict(kwargs or {}), dynamic))
     detach_no_grad(program)
     if any(_rewrites(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
         program = _functional(program)
@@ -82,19 +98,36 @@ def capture(model: nn.Module | ExportedProgram, args: tuple[Any, ...] = (), kwar
     return replace(trace, remarks=tuple(remarks(program, trace.unused, backwards)))
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic) -> ExportedProgram:
     try:
-        with warnings.catch_warnings():  # of what a model keeps for its next run, torch restores what was there before
-            warnings.filterwarnings("ignore", "The tensor attribute")
-            return torch.export.export(model, args, kwargs, strict=False)
+        shapes = shapes_for(dynamic, model, args, kwargs)
+        with (
+            _use_lazy_graph_module(True),
+            warnings.catch_warnings(),
+        ):  # nobody runs torch's modules on the way: a quarter of the time
+            warnings.filterwarnings("ignore", "The tensor attribute")  # what a model keeps for its next run, torch restores
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         where = source_line(str(error)) or _last_frame(error)
         raise CaptureError(
             f"torch.export cannot trace {type(model).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}",
             because=f"it stops at {where}" if where else f"of {type(error).__name__}",
             attempt="another attention implementation, the KV cache off (use_cache=False), or other example inputs; "
-            "a data-dependent `if` on a tensor has to become torch.where",
+            "a data-dependent `if` on a tensor has to become torch.where" + ("; or no open sizes" if dynamic else ""),
         ) from error
+
+
+def at_other_sizes(trace: Trace) -> Trace:
+    """The same trace with its open sizes at others, and those that it has now as its other ones."""
+    assert trace.open is not None
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(trace.graph, env))
+    for node in graph.nodes:
+        if "open" in node.meta:
+            node.meta["val"] = at_sizes(node.meta["open"], trace.open.other)
+    found = replace(trace.open, sizes=trace.open.other, other=trace.open.sizes)
+    return replace(trace, graph=graph, open=found, modules={env[node]: path for node, path in trace.modules.items()})
 
 
 def _functional(program: ExportedProgram) -> ExportedProgram:
@@ -181,10 +214,12 @@ def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tup
     results = output.args[0][len(output.args[0]) - user :]
     graph.output(tuple(env[each] if isinstance(each, fx.Node) else each for each in results))
     prune(graph)
+    args, kwargs = program.example_inputs or ((), {})
+    inputs, found = describe(args, kwargs), settle(graph, program)
+    make_concrete(graph, state, (args, kwargs))
     used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     unused = tuple(name for name in program.state_dict if aliases.get(name, name) not in used)
     modules = {node: path for node, path in modules.items() if not node._erased}
-    args, kwargs = program.example_inputs or ((), {})
     return Trace(
         graph,
         state={name: tensor for name, tensor in state.items() if name in used},
@@ -194,8 +229,9 @@ def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tup
         in_spec=program.call_spec.in_spec,
         out_spec=program.call_spec.out_spec,
         arguments=arguments,
-        inputs=describe(args, kwargs),
+        inputs=inputs | ({"dynamic": found.dims} if found and inputs else {}),
         modules=modules,
+        open=found,
     )
 
 
@@ -234,6 +270,11 @@ def explicit(node: fx.Node) -> fx.Node:
     aten, val = torch.ops.aten, node.meta.get("val")
     if node.target is aten.view.default:
         node.target = aten.reshape.default  # a child's strides may be others
+    if node.target is aten.reshape.default:
+        shape = list(node.args[1])  # type: ignore[arg-type]
+        computed = [i for i, size in enumerate(shape) if isinstance(size, fx.Node) and compound(size.meta["val"])]
+        if computed and -1 not in shape:  # `batch * heads` is what is left: a child has fewer heads
+            node.args = (node.args[0], [*shape[: computed[0]], -1, *shape[computed[0] + 1 :]])
     elif node.target is aten.copy.default:  # it has no derivative; what is written takes the place's shape and dtype
         place, written = node.args[:2]
         if written.meta["val"].dtype != val.dtype:  # type: ignore[union-attr]
@@ -242,16 +283,17 @@ def explicit(node: fx.Node) -> fx.Node:
             cast.meta = {**node.meta, "val": written.meta["val"].to(val.dtype)}  # type: ignore[union-attr]
             written = cast
         node.target, node.args, node.kwargs = aten.expand_as.default, (written, place), {}
-    if node.target in (aten.chunk.default, aten.split.Tensor):
+    if node.target in (aten.chunk.default, aten.split.Tensor, aten.unsafe_split.Tensor, aten.unsafe_chunk.default):
         dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
         sizes = [piece.shape[dim] for piece in val]  # type: ignore[union-attr]
         if all(isinstance(size, int) for size in sizes):
             node.target, node.args, node.kwargs = aten.split_with_sizes.default, (node.args[0], sizes, dim), {}
-    elif node.target in (aten.slice.Tensor, aten.select.int):
-        size = node.args[0].meta["val"].shape[node.args[1] if len(node.args) > 1 else 0]  # type: ignore[union-attr]
+    elif node.target in (aten.slice.Tensor, aten.select.int, aten.slice_scatter.default, aten.select_scatter.default):
+        at = 1 + ("scatter" in str(node.target))  # where the dim stands; what is written stands before it
+        size = node.args[0].meta["val"].shape[node.args[at] if len(node.args) > at else 0]  # type: ignore[union-attr]
         if isinstance(size, int):
-            rest = (max(arg + size, 0) if isinstance(arg, int) and arg < 0 else arg for arg in node.args[2:4])
-            node.args = (*node.args[:2], *rest, *node.args[4:])
+            rest = (max(arg + size, 0) if isinstance(arg, int) and arg < 0 else arg for arg in node.args[at + 1 : at + 3])
+            node.args = (*node.args[: at + 1], *rest, *node.args[at + 3 :])
     return node
 
 

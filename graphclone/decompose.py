@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from graphclone.capture import Trace, explicit, prune
+from graphclone.dynamic import Sizes, at_sizes, is_open
 
 
 def decompose(trace: Trace, known: Callable[[Any], bool]) -> Trace:
@@ -26,7 +28,8 @@ def decompose(trace: Trace, known: Callable[[Any], bool]) -> Trace:
     graph = fx.Graph()
     env: dict[fx.Node, Any] = {}
     modules: dict[fx.Node, str] = {}
-    written = {node: body for node in unknown if (body := _body(node, known)) is not None}
+    sizes = trace.open.sizes if trace.open is not None else {}
+    written = {node: body for node in unknown if (body := _body(node, known, sizes)) is not None}
     for node in trace.graph.nodes:
         if node in written:
             env[node] = _inline(written[node], node, graph, env)
@@ -49,7 +52,7 @@ def _table() -> Mapping[Any, Callable[..., Any]]:
     return torch._decomp.core_aten_decompositions()
 
 
-def _body(node: fx.Node, known: Callable[[Any], bool]) -> fx.Graph | None:
+def _body(node: fx.Node, known: Callable[[Any], bool], sizes: Sizes) -> fx.Graph | None:
     """The op as a graph of ops that are all known; None if there is none."""
     sources = [source for source in node.all_input_nodes if isinstance(source.meta.get("val"), torch.Tensor)]
     if len(sources) < len(node.all_input_nodes):
@@ -59,14 +62,29 @@ def _body(node: fx.Node, known: Callable[[Any], bool]) -> fx.Graph | None:
         bound = dict(zip(sources, values, strict=True))
         return node.target(*fx.map_arg(node.args, bound.__getitem__), **fx.map_arg(node.kwargs, bound.__getitem__))  # type: ignore[operator]
 
-    values = [torch.empty(source.meta["val"].shape, dtype=source.meta["val"].dtype, device="meta") for source in sources]
+    values = [source.meta.get("open", source.meta["val"]) for source in sources]
+    if not any("open" in source.meta for source in sources):
+        values = [torch.empty(value.shape, dtype=value.dtype, device="meta") for value in values]
+    guards = _guards(values)
     table = {op: body for op, body in _table().items() if not known(op)}
     try:
         body = make_fx(call, decomposition_table=table, tracing_mode="real")(*values).graph
     except Exception:  # torch's decompositions are many; one that fails leaves the op opaque, which is sound
         return None
     ops = [each.target for each in body.nodes if each.op == "call_function" and isinstance(each.target, torch._ops.OpOverload)]
-    return body if ops and all(known(op) for op in ops) and not any(each.op == "get_attr" for each in body.nodes) else None
+    if not ops or not all(map(known, ops)) or any(each.op == "get_attr" for each in body.nodes) or _guards(values) != guards:
+        return None
+    for each in body.nodes:
+        if is_open(each.meta.get("val")):
+            each.meta["open"] = each.meta["val"]
+            each.meta["val"] = at_sizes(each.meta["val"], sizes)
+    return body
+
+
+def _guards(values: list[torch.Tensor]) -> int:
+    """How much is known of open sizes: a decomposition that holds for some of them only would add to it."""
+    environments = [value.fake_mode.shape_env for value in values if isinstance(value, FakeTensor)]
+    return sum(len(each.guards) for each in environments if each is not None)
 
 
 def _inline(body: fx.Graph, node: fx.Node, graph: fx.Graph, env: Mapping[fx.Node, Any]) -> Any:

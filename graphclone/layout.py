@@ -16,7 +16,7 @@ from torch import fx
 from graphclone import axes as algebra
 from graphclone.axes import Axis, Concat, Factor, Product, find
 from graphclone.blocks import Stack, find_blocks
-from graphclone.capture import Trace
+from graphclone.capture import Trace, at_other_sizes
 from graphclone.decompose import decompose
 from graphclone.errors import UnknownNameError
 from graphclone.rules import Contraction, Facts, Reason, Typed, apply, identity, rule_for, shape_of
@@ -99,6 +99,8 @@ def analyze(trace: Trace, like: Sequence[Stack] = ()) -> Layout:
     """
     trace = decompose(trace, lambda target: rule_for(target) is not None)
     facts = infer(trace)
+    if trace.open is not None:
+        _confirm(trace, facts, infer(at_other_sizes(trace)))
     types = {node: _settled(typed) for node, typed in facts.types.items()}
     parameters = {str(node.target): node for node in trace.graph.nodes if node.op == "get_attr"}
     contractions = tuple(replace(c, axis=find(c.axis)) for c in facts.contractions if c.axis.size > 1)
@@ -117,6 +119,9 @@ def infer(trace: Trace) -> Facts:
             apply(node, facts)
         elif node.op in ("placeholder", "get_attr") and hasattr(node.meta.get("val"), "shape"):
             facts.types[node] = Typed(tuple(algebra.factor(size) for size in shape_of(node.meta["val"])))
+            if node.op == "placeholder":
+                open_ = getattr(node.meta.get("open"), "shape", ())
+                facts.open.extend(a for a, size in zip(facts.types[node].axes, open_, strict=False) if not isinstance(size, int))
         elif node.op == "output":
             for typed in map(facts.types.get, node.all_input_nodes):
                 if isinstance(typed, Typed):
@@ -131,6 +136,33 @@ def _returned(typed: Typed) -> None:
     for factor in itertools.chain.from_iterable(map(algebra.factors, typed.axes)):
         if factor.order:
             algebra.freeze(factor, Reason("an output is sorted by it"))
+
+
+def _confirm(trace: Trace, facts: Facts, others: Facts) -> None:
+    """Freeze what has one structure at the example sizes and another one at others: two numbers met there by chance."""
+    met: dict[Factor, Factor] = {}
+    by: dict[Factor, Factor] = {}
+
+    def compare(ours: Axis, theirs: Axis, node: fx.Node) -> None:
+        a, b = find(ours), find(theirs)
+        if type(a) is Factor and type(b) is Factor and a.size == b.size:
+            if met.setdefault(a, b) is not b or by.setdefault(b, a) is not a:
+                for each in (a, by.get(b, a)):
+                    algebra.freeze(each, Reason("it belongs elsewhere when the inputs have another size", node))
+            elif b.frozen is not None:
+                algebra.freeze(a, b.frozen)
+        elif type(a) is type(b) and type(a) is not Factor and len(a.parts) == len(b.parts):  # type: ignore[union-attr]
+            for part, other in zip(a.parts, b.parts, strict=True):  # type: ignore[union-attr]
+                compare(part, other, node)
+        else:
+            algebra.freeze(a, Reason("it is made of other parts when the inputs have another size", node))
+
+    for node, (twin, typed) in zip(facts.types, others.types.items(), strict=True):
+        if node.op == "get_attr":
+            for ours, theirs in zip(facts.types[node].axes, typed.axes, strict=True):
+                compare(ours, theirs, node)
+        for key, axis in facts.sizes.get(node, {}).items():
+            compare(axis, others.sizes[twin][key], node)
 
 
 def _settled(typed: Any) -> Any:

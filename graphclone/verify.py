@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ from torch.utils import _pytree as pytree
 
 from graphclone import axes as algebra
 from graphclone.axes import Factor
-from graphclone.capture import Trace, capture, source_line
+from graphclone.capture import Trace, at_other_sizes, capture, source_line
+from graphclone.dynamic import Dynamic, resized
 from graphclone.execute import execute
 from graphclone.execute.graph import Child, build, resize, select
 from graphclone.execute.memory import pick
@@ -32,6 +33,7 @@ from graphclone.layout import Layout, analyze, origin, readers
 from graphclone.plan import Plan
 
 Keep = dict[Factor, tuple[int, ...]]
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 TOLERANCE = 1e-4
 
 
@@ -71,21 +73,28 @@ def verify(
     plan: Plan | None = None,
     child: nn.Module | None = None,
     seed: int = 0,
+    dynamic: Dynamic | None = None,
 ) -> Report:
     """Run the oracles on a model; with a plan and the child that was filled from it, the two roads as well.
 
-    **Arguments**: `args`, `kwargs`, example inputs of the parent (they are also what the outputs are compared on).
+    **Arguments**: `args`, `kwargs`, example inputs of the parent (they are also what the outputs are compared on); `dynamic`, as
+    `capture` takes it (None: as the plan says): then all oracles are repeated at other sizes of the inputs.
     """
-    trace = capture(parent, args, kwargs)
-    layout = analyze(trace)
+    dynamic = (plan.inputs.get("dynamic", False) if plan is not None else False) if dynamic is None else dynamic
+    trace = capture(parent, args, kwargs, dynamic=dynamic)
     inputs = (args, dict(kwargs or {}))
     parent = parent.module() if isinstance(parent, ExportedProgram) else parent
-    with as_it_was(parent):
-        expected = outputs(parent, inputs)
-    verdicts = [identity(trace, layout, inputs, expected), permutation(trace, layout, inputs, expected, seed)]
-    verdicts += [masked_parent(trace, layout, inputs, seed), growth(trace, layout, inputs, expected, seed)]
-    if plan is not None and child is not None:
-        verdicts.append(two_roads(plan, parent, child, inputs, trace))
+
+    def roads(inputs: Inputs) -> list[Verdict]:
+        return [two_roads(plan, parent, child, inputs, trace)] if plan is not None and child is not None else []
+
+    verdicts = _oracles(parent, trace, inputs, seed) + roads(inputs)
+    if trace.open is not None and trace.open.other != trace.open.sizes:
+        other = at_other_sizes(trace)
+        assert other.open is not None
+        inputs = resized(other.open, inputs)
+        more = _oracles(parent, other, inputs, seed) + roads(inputs)
+        verdicts += [replace(each, detail=f"{each.detail}, inputs {other.open.shown()}") for each in more]
     return Report(tuple(verdicts), (*_chance(trace, verdicts), *trace.remarks))
 
 
@@ -134,7 +143,16 @@ class _Reading(fx.Interpreter):
         return self.state[target]
 
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+def _oracles(parent: nn.Module, trace: Trace, inputs: Inputs, seed: int) -> list[Verdict]:
+    layout = analyze(trace)
+    with as_it_was(parent):
+        expected = outputs(parent, inputs)
+    return [
+        identity(trace, layout, inputs, expected),
+        permutation(trace, layout, inputs, expected, seed),
+        masked_parent(trace, layout, inputs, seed),
+        growth(trace, layout, inputs, expected, seed),
+    ]
 
 
 @torch.no_grad()

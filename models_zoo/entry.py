@@ -12,19 +12,24 @@ from torch import Tensor, nn
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+class Unbuildable(Exception):
+    """A model that cannot be built here: the message says why (a file from the network, a size the class does not take)."""
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A tiny random model: `build` the parent, example `inputs` for it, and a `smaller` destination of the same class.
 
     Sizes differ by role (vocabulary, stream, MLP, heads, head_dim …), and no input size equals a model size, so that
     an axis taken for another one is found out by its size. `smaller` halves the stream, the MLP, the heads and the
-    depth, and keeps everything else: head_dim, vocabulary, image, and the ratio of query heads to key heads.
+    depth, and keeps everything else: head_dim, vocabulary, image, and the ratio of query heads to key heads. It is
+    None where the class has no such sizes to give.
     """
 
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[], Inputs]
-    smaller: Callable[[], nn.Module]
+    smaller: Callable[[], nn.Module] | None = None
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> Callable[[], nn.Module]:
@@ -38,8 +43,10 @@ def seeded(make: Callable[[], nn.Module], seed: int) -> Callable[[], nn.Module]:
     return build
 
 
-def entry(name: str, parent: Callable[[], nn.Module], child: Callable[[], nn.Module], inputs: Callable[[], Inputs]) -> Tiny:
-    return Tiny(name, seeded(parent, 0), inputs, seeded(child, 1))
+def entry(
+    name: str, parent: Callable[[], nn.Module], child: Callable[[], nn.Module] | None, inputs: Callable[[], Inputs]
+) -> Tiny:
+    return Tiny(name, seeded(parent, 0), inputs, seeded(child, 1) if child else None)
 
 
 @torch.no_grad()
@@ -50,6 +57,8 @@ def shake(model: nn.Module) -> nn.Module:
     survive any permutation, and matrices of standard deviation 0.02 leave attention uniform.
     """
     for parameter in model.parameters():  # a tied parameter comes once
+        if parameter.numel() == 0:
+            continue
         noise = torch.randn_like(parameter)
         low, high = parameter.aminmax()
         if low != high:  # random already: bring it to the scale of a trained matrix

@@ -13,9 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
-    ["axes", "plan", "inputs"],
-    ["faithful"],
-    ["capture"],
+    ["axes", "plan", "inputs", "unbacked", "dynamic"],
+    ["faithful", "capture"],
     ["rules"],
     ["decompose", "streams"],
     ["blocks"],
@@ -23,6 +22,7 @@ ORDER = [
     ["scores"],
     ["passes"],
     ["execute"],
+    ["fitting"],
     ["destination"],
     ["subclone", "verify"],
     ["sources", "export", "report"],

@@ -93,6 +93,10 @@ def clone(
     ] = None,
     batch: Annotated[int, typer.Option(help="examples per calibration batch")] = 8,
     no_scale: Annotated[bool, typer.Option("--no-scale", help="leave weights as they are, instead of × sqrt(d / d′)")] = False,
+    dynamic: Annotated[
+        bool,
+        typer.Option("--dynamic", help="a rewritten graph that takes other batch and sequence sizes, where the model allows it"),
+    ] = False,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="print the plan and write no child (with -o FILE.json, the plan)")
     ] = False,
@@ -111,7 +115,7 @@ def clone(
         from graphclone.cli.wanted import Wanted
 
         asked = Asked(parent, arg, input, checkpoint, allow_pickle, trust_remote_code)
-        run(asked, Wanted(output, set, width, depth, scores, data, batch, not no_scale, plan_only, overwrite, seed))
+        run(asked, Wanted(output, set, width, depth, scores, data, batch, not no_scale, plan_only, overwrite, seed, dynamic))
 
 
 @app.command()
@@ -120,6 +124,13 @@ def verify(
     parent: Annotated[
         str | None, typer.Option("--parent", metavar="PARENT", help="the parent that the child was made of")
     ] = None,
+    dynamic: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic",
+            help="repeat the oracles at other input sizes (always done for a `--dynamic` child)",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="the figures as data")] = False,
     seed: Seed = 0,
     arg: Arg = [],  # noqa: B006
@@ -139,6 +150,7 @@ def verify(
             parent is not None,
             as_json,
             seed,
+            dynamic or None,
         )
 
 

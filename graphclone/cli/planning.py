@@ -41,17 +41,27 @@ def planned(asked: Asked, wanted: Wanted) -> Job:
         parent = children.load(asked)
         child = sources.destination(parent, overrides, seed=wanted.seed) if overrides else None
     with working("capturing and analysing"):
-        layout = analyze(capture(parent.program or parent.module, parent.args, parent.kwargs))
+        layout = analyze(capture(parent.program or parent.module, parent.args, parent.kwargs, dynamic=wanted.dynamic))
         target = _destination(child, parent, layout) if child is not None else None
     with working("ranking units"):
         scores = ranked(asked, wanted, parent, layout)
     if target is not None:
         plan = plan_for(layout, target, scores, wanted.scale)
     else:
-        plan = gc.plan(layout, width=wanted.widths(), depth=wanted.depths(), scores=scores, scale=wanted.scale)
+        plan = _noted(
+            gc.plan(layout, width=wanted.widths(), depth=wanted.depths(), scores=scores, scale=wanted.scale), wanted, layout
+        )
     if parent.program is None and (told := parity(parent.module, layout.trace, (parent.args, dict(parent.kwargs)))):
         plan = plan.remark(told)
     return Job(asked, parent, layout, plan, overrides, child)
+
+
+def _noted(plan: Plan, wanted: Wanted, layout: Layout) -> Plan:
+    """The plan, with a remark on the sizes of its child's inputs."""
+    found = layout.trace.open
+    if found is None:
+        return plan.remark("no size of the inputs could be left open (is one of them 1?)") if wanted.dynamic else plan
+    return plan.remark(f"open sizes: {found.varies()}" + (f"; fixed: {fixed}" if (fixed := found.fixed()) else ""))
 
 
 def _destination(child: nn.Module, parent: Parent, layout: Layout) -> Layout:

@@ -19,7 +19,7 @@ from graphclone.report import Sheet
 from graphclone.verify import Report
 
 
-def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int) -> None:
+def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int, dynamic: bool | None) -> None:
     plan, child = None, None
     if is_child:
         plan = _plan(model)
@@ -29,7 +29,9 @@ def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int) -> N
     with working(f"loading {asked.spec}"):
         parent = children.load(asked)
     with working("running the oracles"):
-        verdicts = gc.verify(parent.program or parent.module, parent.args, parent.kwargs, plan=plan, child=child, seed=seed)
+        verdicts = gc.verify(
+            parent.program or parent.module, parent.args, parent.kwargs, plan=plan, child=child, seed=seed, dynamic=dynamic
+        )
     if as_json:
         oracles = [asdict(each) for each in verdicts.verdicts]
         out().print_json(json.dumps({"passed": verdicts.passed, "oracles": oracles, "remarks": verdicts.remarks}))

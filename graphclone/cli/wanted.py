@@ -28,6 +28,7 @@ class Wanted:
     plan_only: bool
     overwrite: bool
     seed: int
+    dynamic: bool
 
     def widths(self) -> dict[str, Size]:
         return _sizes(self.width, "--width", "residual=0.5")
@@ -53,6 +54,12 @@ def check(asked: Asked, wanted: Wanted) -> None:
         raise SizeError(
             "nothing says how large the child is",
             attempt=f"--set hidden_size=96, or --width residual=0.5 --depth 0.5; `graphclone inspect {asked.spec}` lists names",
+        )
+    if wanted.dynamic and wanted.set:
+        raise SizeError(
+            "--dynamic is of no use to --set",
+            because="a child of the parent's own class takes whatever sizes the class takes; only a rewritten graph has fixed ones",
+            attempt="no --dynamic, or --width and --depth",
         )
     wanted.widths()
     wanted.depths()

@@ -17,7 +17,8 @@ def write(folder: Path, job: Job) -> Filled | None:
     """**Returns** what came from where; None for a graph, whose tensors keep their names."""
     if job.child is None:
         graph = execute(job.plan, job.parent.module, trace=job.layout.trace)
-        save_graph(graph, job.parent.args, job.parent.kwargs, folder / GRAPH)
+        dynamic = job.layout.trace.inputs.get("dynamic", False)
+        save_graph(graph, job.parent.args, job.parent.kwargs, folder / GRAPH, dynamic)
         Record("graph", job.asked.spec).save(folder)
         job.plan.save(folder / PLAN)
         return None

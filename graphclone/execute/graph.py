@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
 
 from graphclone import axes as algebra
 from graphclone.axes import Factor, Keep
-from graphclone.blocks import Block, Stack
+from graphclone.blocks import Block, Stack, read_elsewhere
 from graphclone.capture import Trace, capture, prune
 from graphclone.errors import FrozenError, PlanError, SizeError, UnknownNameError
 from graphclone.execute.memory import child_state, pick
@@ -24,7 +25,18 @@ from graphclone.plan import Plan
 
 
 class Child(fx.GraphModule):
-    """A child as a rewritten graph: an ordinary trainable module, called as its parent was."""
+    """A child as a rewritten graph: an ordinary trainable module, called as its parent was.
+
+    **Raises** `SizeError` if it was captured with open sizes and is given inputs of a size for which the model is another program.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if (found := self.meta.get("open")) is not None:
+            names, open_ = found
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            if given.keys() == set(names):  # any other call fails by itself
+                open_.check(pytree.tree_leaves([given[name] for name in names]))
+        return super().__call__(*args, **kwargs)
 
 
 def select(trace: Trace, layout: Layout, keep: Mapping[Factor, Sequence[int] | Tensor]) -> Child:
@@ -56,11 +68,14 @@ def _positions(factor: Factor, kept: Sequence[int] | Tensor) -> tuple[int, ...]:
 
 
 def resize(layout: Layout, keep: Keep) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """A copy of the graph in which every integer that states the size of an axis states its new size; and node → copy."""
+    """A copy of the graph in which every integer that states the size of an axis states its new size; and node → copy.
+    `meta["of"]` of a copy is the node."""
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(layout.trace.graph, env)
     graph.output(output)
+    for node, new in env.items():
+        new.meta["of"] = node
     for node, stated in layout.sizes.items():
         new, names = env[node], [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         for (name, position), axis in stated.items():
@@ -88,9 +103,12 @@ def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters
         _place(root, name, nn.Parameter(tensor, trace.state[parameters[name]].requires_grad) if name in parameters else tensor)
     prune(graph)
     _refuse_other_constants(graph)
-    _sign(graph, trace)
+    names = _sign(graph, trace)
     graph.lint()
-    return Child(root, graph, "Child")
+    child = Child(root, graph, "Child")
+    if trace.open is not None:
+        child.meta["open"] = names, trace.open
+    return child
 
 
 def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
@@ -117,12 +135,13 @@ def _refuse_other_constants(graph: fx.Graph) -> None:
                 graph.call_function(torch._assert, (same, told))
 
 
-def _sign(graph: fx.Graph, trace: Trace) -> None:
-    """Give the graph the parent's signature, so that it takes and returns what the parent does."""
+def _sign(graph: fx.Graph, trace: Trace) -> list[str]:
+    """Give the graph the parent's signature, so that it takes and returns what the parent does; and the names in it."""
     spec: Any = trace.in_spec
     _, kwargs = spec.children() if hasattr(spec, "children") else spec.children_specs  # torch < 2.9 has no `children`
     names = [*trace.arguments, *map(str, kwargs.context)]
     graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, spec, trace.out_spec)))
+    return names
 
 
 # -- depth -----------------------------------------------------------------------------------------------------------
@@ -147,6 +166,8 @@ def _restack(graph: fx.Graph, env: Mapping[fx.Node, fx.Node], stack: Stack, chos
         raise PlanError(
             f"'{stack.name}' has the blocks 0 to {len(stack) - 1}; a child cannot have {chosen} (in the parent's order)"
         )
+    if why := read_elsewhere(stack, chosen):
+        raise PlanError(f"the graph of the parent cannot have the blocks {chosen} of '{stack.name}'", because=why)
     inside = {env[node] for block in stack.blocks for node in block.nodes}
     following = [user for user in env[stack.blocks[-1].exit].users if user not in inside]
     current = env[stack.blocks[0].entry]
@@ -192,7 +213,13 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Chil
                 "the plan does not say what inputs its parent was traced with",
                 attempt="execute(plan, model, trace=capture(model, …))",
             )
-        trace = capture(model, *example(plan.inputs))
+        trace = capture(model, *example(plan.inputs), dynamic=plan.inputs.get("dynamic", False))
+    if plan.inputs and plan.inputs.get("dynamic") != trace.inputs.get("dynamic"):
+        raise PlanError(
+            "the plan was made of a capture with other open sizes",
+            because=f"the plan's are {plan.inputs.get('dynamic', 'none')}, these are {trace.inputs.get('dynamic', 'none')}",
+            attempt="a plan of this trace, or execute(plan, model) without one",
+        )
     layout = analyze(trace)
     _check_fits(plan, layout)
     graph = child_graph(layout, plan)
@@ -200,7 +227,7 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Chil
     _rename(graph, plan, layout)
     for name, changes in plan.literals.items():
         if "value" in changes:
-            state[name] = torch.full_like(state[name], changes["value"])
+            state[name] = torch.full_like(state[name], float(changes["value"] or 0))
     for node in graph.nodes:
         for path, value in plan.literals.get(node.name, {}).items():
             _set_literal(node, path, value)
@@ -231,9 +258,10 @@ def _rename(graph: fx.Graph, plan: Plan, layout: Layout) -> None:
     for node in graph.nodes:
         if node.op == "get_attr":
             source, turn = turns.get(str(node.target), (str(node.target), 0))
-            if turn >= len(names[source]):
-                raise PlanError(f"the plan has no tensor for '{node.target}'")
-            node.target = names[source][turn]
+            stands_in = plan.aliases.get(str(node.target))
+            if turn >= len(names[source]) and stands_in not in plan.tensors:
+                raise PlanError(f"the plan has no tensor for '{node.target}'", because="; ".join(plan.remarks))
+            node.target = names[source][turn] if turn < len(names[source]) else str(stands_in)
 
 
 def _set_literal(node: fx.Node, path: str, value: Any) -> None:
@@ -244,7 +272,7 @@ def _set_literal(node: fx.Node, path: str, value: Any) -> None:
         if not steps:
             return value
         if isinstance(old, Mapping):
-            return {**old, steps[0]: put(old[steps[0]], steps[1:])}
+            return {**old, steps[0]: put(old.get(steps[0]), steps[1:])}
         at = int(steps[0])
         return type(old)([*old[:at], put(old[at], steps[1:]), *old[at + 1 :]])
 

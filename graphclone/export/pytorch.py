@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from graphclone.dynamic import Dynamic, shapes_for
 from graphclone.errors import OutputError
 
 
@@ -38,14 +39,17 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor.detach() if whole else tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
-def save_graph(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], path: Path) -> None:
-    """Write a module as a `.pt2` file, exported with these example inputs.
+def save_graph(
+    module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], path: Path, dynamic: Dynamic = False
+) -> None:
+    """Write a module as a `.pt2` file, exported with these example inputs; `dynamic`: the dims that stay open, as for `capture`.
 
     Raises:
         OutputError: torch.export cannot trace the module.
     """
     try:
-        program = torch.export.export(module, args, dict(kwargs), strict=False)
+        shapes = shapes_for(dynamic, module, args, kwargs)
+        program = torch.export.export(module, args, dict(kwargs), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export raises what the traced program happens to raise
         raise OutputError(
             f"cannot write '{path.name}'",

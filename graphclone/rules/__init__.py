@@ -1,6 +1,6 @@
 """One rule per operation: how its axes correspond. `table` is the one to read first; most rules are a line there."""
 
-from graphclone.rules import dispatch, indexing, shape, spatial, table
+from graphclone.rules import dispatch, indexing, probe, shape, spatial, table
 from graphclone.rules.op import (
     Axes,
     Contraction,
@@ -38,6 +38,7 @@ __all__ = [
     "indexing",
     "mixing",
     "name_of",
+    "probe",
     "reduce",
     "rule",
     "rule_for",

@@ -7,11 +7,12 @@ is known, indexing is one more correspondence; where it is unknown, the axis tha
 from __future__ import annotations
 
 import torch
+from torch import fx
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis
 from graphclone.rules.dispatch import permutation
-from graphclone.rules.op import Axes, Op, Opaque, Typed, rule
+from graphclone.rules.op import Axes, Op, Opaque, Typed, identity, name_of, rule, shape_of
 
 
 @rule("index_select")
@@ -110,18 +111,27 @@ def index_write(op: Op) -> Axes:
     return tuple(axes)
 
 
-def indexed(op: Op, axes: Axes) -> tuple[Axes, int | None]:
-    """The axes that a list of index tensors reads, and where they go in the result (None: a mask, so nothing is known)."""
-    given = [(dim, each) for dim, each in enumerate(op["indices"]) if each is not None]
-    types = {dim: op.facts.types[each] for dim, each in given}
+def _through_mask(op: Op) -> tuple[range, Axes] | None:
+    """The dims that a boolean mask reads, where it is the only index, and the axes of `self`; the mask's positions are alike to nobody."""
+    given = [each for each in op["indices"] if each is not None]
+    masks = [each for each in given if each.meta["val"].dtype in (torch.bool, torch.uint8)]
+    if not masks:
+        return None
+    axes, mask = op.axes("self"), op.facts.types[masks[0]].axes
+    if len(given) > 1 or not mask:
+        raise Opaque("a mask beside other indices")
+    first = op["indices"].index(masks[0])
+    dims = range(first, first + len(mask))
+    for axis in (*mask, *axes[first : dims.stop]):
+        op.freeze(axis, "read through a mask")
     op.reads("indices")
-    if any(each.meta["val"].dtype in (torch.bool, torch.uint8) for _, each in given):
-        for typed in types.values():
-            for axis in (*typed.axes, *([typed.domain] if typed.domain is not None else [])):
-                op.freeze(axis, "used as a mask")
-        for axis in axes:
-            op.freeze(axis, "read through a mask")
-        return (), None
+    return dims, axes
+
+
+def indexed(op: Op, axes: Axes) -> tuple[Axes, int, set[int]]:
+    """The axes that a list of index tensors gives, where they go in the result, and the dims that they read."""
+    types = {dim: op.facts.types[each] for dim, each in enumerate(op["indices"]) if each is not None}
+    op.reads("indices")
     for dim, typed in types.items():
         domain = typed.domain
         if domain is not None and domain.size == axes[dim].size:
@@ -134,7 +144,7 @@ def indexed(op: Op, axes: Axes) -> tuple[Axes, int | None]:
     shape = op.broadcast(*(typed.axes for typed in types.values()))
     dims = list(types)
     adjacent = dims == list(range(dims[0], dims[0] + len(dims)))
-    return shape, dims[0] if adjacent else 0
+    return shape, dims[0] if adjacent else 0, set(dims)
 
 
 def _placed(axes: Axes, shape: Axes, at: int, dims: set[int]) -> Axes:
@@ -145,30 +155,75 @@ def _placed(axes: Axes, shape: Axes, at: int, dims: set[int]) -> Axes:
 @rule("index", "_unsafe_index")
 def index(op: Op) -> Typed:
     """Advanced indexing: the index tensors broadcast together and take the place of the dims that they read."""
+    if (found := _through_mask(op)) is not None:
+        dims, axes = found
+        chosen = op.positional(op.shape()[dims.start], "read through a mask")
+        return Typed((*axes[: dims.start], chosen, *axes[dims.stop :]), op.type("self").domain)
     axes = op.axes("self")
-    shape, at = indexed(op, axes)
-    if at is None:
-        return Typed(tuple(op.positional(size, "read through a mask") for size in op.shape()))
-    dims = {dim for dim, each in enumerate(op["indices"]) if each is not None}
-    return Typed(_placed(axes, shape, at, dims), op.type("self").domain)
+    return Typed(_placed(axes, *indexed(op, axes)), op.type("self").domain)
 
 
 @rule("index_put", "_unsafe_index_put")
 def index_put(op: Op) -> Axes | Typed:
     axes = op.axes("self")
+    if (found := _through_mask(op)) is not None:
+        dims, axes = found
+        return _written(op, axes, dims, op.axes("values"))
     if (inverse := _inverse(op)) is not None:
         return inverse
-    shape, at = indexed(op, axes)
-    if at is None:
-        return axes
-    dims = {dim for dim, each in enumerate(op["indices"]) if each is not None}
-    target = op.broadcast(_placed(axes, shape, at, dims), op.axes("values"))
+    shape, at, indices = indexed(op, axes)
+    target = op.broadcast(_placed(axes, shape, at, indices), op.axes("values"))
     if not op["accumulate"]:
         for axis in shape:
             op.freeze(axis, "written by index: the last of two writes to one place wins")
     for axis in (*shape, *target):
         op.contract(axis)
     return axes
+
+
+def _written(op: Op, axes: Axes, dims: range, values: Axes) -> Axes:
+    """Values written where a mask over the first dims is true, in its order; their last dims are those that the mask leaves open."""
+    if dims.start:
+        raise Opaque("written through a mask over inner dims")
+    rest = axes[dims.stop :]
+    first = max(len(values) - len(rest), 0)
+    for axis in values[:first]:
+        op.freeze(axis, "written through a mask, in order")
+    return (*map(algebra.find, axes[: dims.stop]), *op.broadcast(rest, values[first:]))
+
+
+@rule("where.default")
+def positions(op: Op) -> Axes:
+    """The other overloads choose between two tensors."""
+    raise Opaque("it lists the positions that are true")
+
+
+@rule("masked_scatter")
+def masked_scatter(op: Op) -> Axes:
+    """Values in order, to where a mask is true. Over last dims along which the mask was expanded, whole rows are written."""
+    axes, source = op.axes("self"), op.axes("source")
+    if tuple(axis.size for axis in axes) != op.shape():
+        raise Opaque("it broadcasts")
+    mask = op.broadcast(op.axes("mask"), (algebra.UNIT,) * len(axes))
+    open_ = _constant(op["mask"], len(axes))
+    while open_ and (len(source) < open_ or any(a.size != b.size for a, b in zip(axes[-open_:], source[-open_:], strict=True))):
+        open_ -= 1
+    kept = len(axes) - open_
+    for axis in (*axes[:kept], *mask[:kept], *source[: len(source) - open_]):
+        op.freeze(axis, "written through a mask, in order")
+    last = op.broadcast(axes[kept:], mask[kept:], source[len(source) - open_ :])
+    return (*map(algebra.find, axes[:kept]), *last)
+
+
+def _constant(mask: fx.Node, rank: int) -> int:
+    """The number of last dims along which a mask has one value: of one position, or expanded from one."""
+    while identity(mask.target):
+        mask = mask.all_input_nodes[0]
+    if name_of(mask.target) in ("aten.expand", "aten.expand_as", "aten.broadcast_to"):
+        mask = mask.all_input_nodes[0]
+    shape = shape_of(mask.meta["val"])
+    shape = (1,) * (rank - len(shape)) + shape
+    return next((count for count, size in enumerate(reversed(shape)) if size != 1), rank)
 
 
 def _inverse(op: Op) -> Typed | None:

@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from graphclone import axes as algebra
 from graphclone.axes import Axis, find
 from graphclone.capture import source_line
+from graphclone.dynamic import compound
 
 Axes = tuple[Axis, ...]
 
@@ -59,13 +60,15 @@ class Contraction:
 class Facts:
     """What the rules found out: a type per node, and what analysis needs besides.
 
-    `sizes[node][argument, position]` is the axis whose size an integer argument states (position None: a plain integer).
+    `sizes[node][argument, position]` is the axis whose size an integer argument states (position None: a plain integer); `open`
+    are the axes of the inputs whose sizes may vary.
     """
 
     types: dict[fx.Node, Any] = field(default_factory=dict)
     contractions: list[Contraction] = field(default_factory=list)
     normalised: list[Axis] = field(default_factory=list)
     sizes: dict[fx.Node, dict[tuple[str, int | None], Axis]] = field(default_factory=dict)
+    open: list[Axis] = field(default_factory=list)
 
 
 class Opaque(Exception):
@@ -90,6 +93,7 @@ def rule(*names: str, elementwise: bool = False, mixing: bool = False, identity:
 
     def register(function: R) -> R:
         RULES.update(dict.fromkeys(" ".join(names).split(), function))
+        _forget()
         if elementwise:
             _ELEMENTWISE.add(function)
         if mixing:
@@ -135,6 +139,12 @@ def identity(target: Any) -> bool:
 def mixing(target: Any) -> bool:
     """Whether an op sums over an axis that two operands share: linear maps and attention."""
     return rule_for(target) in _MIXING
+
+
+def _forget() -> None:
+    """A rule that comes later counts as well."""
+    for cached in (rule_for, elementwise, identity, mixing):
+        cached.cache_clear()
 
 
 @functools.cache
@@ -278,8 +288,9 @@ class Op:
             return
         stated = self.facts.sizes.setdefault(self.node, {})
         if isinstance(axes, (list, tuple)):
-            stated.update({(name, first + index): axis for index, axis in enumerate(axes)})
-        else:
+            given = self.args[name]
+            stated.update({(name, i): a for i, a in enumerate(axes, first) if not isinstance(given[i], fx.Node)})
+        elif not isinstance(self.args[name], fx.Node):
             stated[name, None] = cast(Axis, axes)
 
     # -- the closed world ------------------------------------------------------------------------------------------
@@ -310,6 +321,21 @@ class Op:
         carried = [result.domain for result in results if result.domain is not None]
         self._freeze_lost(domains, carried, "its positions are used as numbers")
 
+    def follow(self, results: Sequence[Typed]) -> None:
+        """Freeze what an argument states by a size that the graph computes: a child has other sizes, and computes it as before."""
+        computed = {each for each in self.node.all_input_nodes if compound(each.meta.get("open"))}
+        value = self.node.meta.get("open")
+        if not computed or value is None:
+            return
+        given = {factor for axis in self.facts.open for factor in algebra.factors(axis)}
+        stated = self.get("shape", "size") or ()
+        for typed, each in zip(results, value if isinstance(value, (tuple, list)) else (value,), strict=True):
+            for dim, (axis, size) in enumerate(zip(typed.axes, each.shape, strict=True)):
+                if compound(size) and (len(stated) != len(typed.axes) or stated[dim] in computed):
+                    for factor in algebra.factors(axis):
+                        if factor not in given:
+                            self.freeze(factor, "a size that is computed from open sizes")
+
     def _freeze_lost(self, axes: Iterable[Axis], kept: Sequence[Axis], why: str) -> None:
         lost = [axis for axis in map(find, axes) if axis.size > 1 and axis not in kept]
         if lost := lost and [axis for axis in lost if axis not in [find(each) for each in kept]]:
@@ -324,18 +350,16 @@ class Op:
 
 
 def apply(node: fx.Node, facts: Facts) -> None:
-    """Give a type to one call. An op with no rule freezes every axis that it touches."""
+    """Give a type to one call. An op with no rule that does not merely move elements freezes every axis that it touches."""
     if node.target is operator.getitem and isinstance(facts.types.get(cast(fx.Node, node.args[0])), list):
         facts.types[node] = facts.types[cast(fx.Node, node.args[0])][cast(int, node.args[1])]
         return
     if not isinstance(node.target, torch._ops.OpOverload):
         _opaque(node, facts, "opaque")
         return
-    op, found = Op(node, facts), rule_for(node.target)
-    if found is None:
-        _opaque(node, facts, "opaque, there is no rule for it")
-        return
-    value = node.meta.get("val")
+    if node.target is torch.ops.aten.sym_size.int:
+        return  # an open size: whoever is given it is looked after by `Op.follow`
+    op, found, value = Op(node, facts), rule_for(node.target) or RULES["otherwise"], node.meta.get("val")
     try:
         result: Any = found(op) if isinstance(value, (Tensor, tuple, list)) else None
     except Opaque as reason:
@@ -344,11 +368,13 @@ def apply(node: fx.Node, facts: Facts) -> None:
     if isinstance(value, Tensor):
         typed = result if isinstance(result, Typed) else Typed(tuple(result))
         op.close((typed,))
+        op.follow((typed,))
         _check(op, typed, shape_of(value))
         facts.types[node] = typed
     elif isinstance(value, (tuple, list)):
         results = [each if isinstance(each, Typed) else Typed(tuple(each)) for each in result]
         op.close(results)
+        op.follow(results)
         for typed, each in zip(results, value, strict=True):
             _check(op, typed, shape_of(each))
         facts.types[node] = results

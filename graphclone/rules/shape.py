@@ -79,6 +79,12 @@ def moved(op: Op, order: Sequence[int]) -> Typed:
     return Typed(tuple(axes[dim] for dim in order), op.type(op.first).domain)
 
 
+@rule("sym_size")
+def sym_size(op: Op) -> Axes:
+    """An open size, as a number: no axis is touched. (`Op.follow` looks after the ops that are given it.)"""
+    return ()
+
+
 @rule("permute", "permute_copy")
 def permute(op: Op) -> Typed:
     return moved(op, op.dims("dims", len(op.axes("self"))) if op["dims"] else ())

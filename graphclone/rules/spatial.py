@@ -45,7 +45,8 @@ def _convolved(op: Op, groups: tuple[Axis, Axis], inputs: tuple[Axis, Axis, int]
     axes, shape = op.axes("input"), op.shape()
     for axis in op.axes("weight")[2:]:
         op.freeze(axis, "positions of a kernel")
-    space = _space(op, axes[-rank:], shape[-rank:], "convolved")
+    pointwise = all(axis.size == 1 for axis in op.axes("weight")[2:]) and shape[-rank:] == tuple(a.size for a in axes[-rank:])
+    space = axes[-rank:] if pointwise else _space(op, axes[-rank:], shape[-rank:], "convolved")
     return (*axes[: -rank - 1], algebra.find(channels), *space)
 
 
@@ -104,6 +105,26 @@ def im2col(op: Op) -> Axes:
     rows, columns = op.shape()[-2:]
     _space(op, (h, w), (1, 1), "read in windows")
     return (*lead, product(c, op.positional(rows // c.size, "positions in a window")), op.positional(columns, "read in windows"))
+
+
+@rule("col2im")
+def col2im(op: Op) -> Axes:
+    """`b (c kernel) windows -> b c h w`"""
+    *lead, rows, windows = op.axes("self")
+    shape = op.shape()
+    c, kernel = algebra.split(rows, rows.size // shape[-3])
+    for axis in (kernel, windows):
+        op.freeze(axis, "windows are added up")
+    return (*lead, c, *(op.positional(size, "windows are added up") for size in shape[-2:]))
+
+
+@rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def grid_sampler(op: Op) -> Axes:
+    """`b c [h] [w], b y x [2] -> b c y x`"""
+    axes, (b, *places, coordinates) = op.axes("input"), op.axes("grid")
+    for axis in (*axes[2:], coordinates):
+        op.freeze(axis, "sampled at coordinates")
+    return (op.unify(axes[0], b), axes[1], *places)
 
 
 @rule("pixel_shuffle")

@@ -19,7 +19,7 @@ import torch
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis
-from graphclone.rules.op import Axes, Op, Opaque, Typed, rule
+from graphclone.rules.op import Axes, Op, Opaque, Typed, name_of, rule
 
 # -- equations -------------------------------------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ def fold(op: Op, adds: bool = False) -> Axes:
 
 
 reduce("sum nansum", adds=True)
-reduce("mean nanmean amax amin prod logsumexp any all var std linalg_vector_norm norm frobenius_norm count_nonzero")
+reduce("mean nanmean amax amin prod logsumexp any all var std linalg_vector_norm linalg_norm norm frobenius_norm count_nonzero")
 reduce("max.default min.default median.default nanmedian.default _is_all_true _is_any_true")
 
 
@@ -391,6 +391,44 @@ def batch_norm(op: Op) -> Any:
         if isinstance(op.node.meta["val"], (tuple, list))
         else tuple(axes)
     )
+
+
+@rule("prelu")
+def prelu(op: Op) -> Axes:
+    """A slope for each channel (dim 1), or one for all."""
+    axes, slope = list(op.axes("self")), op.axes("weight")
+    if len(axes) > 1 and slope:
+        axes[1] = op.unify(axes[1], slope[0])
+    return tuple(axes)
+
+
+@rule("lstm.input", "gru.input", "rnn_tanh.input", "rnn_relu.input")
+def recurrent(op: Op) -> list[Axes]:
+    """Per layer and direction `(g h) i, (g h) h` and biases; one h for all, and two directions side by side in the result."""
+    states = op.lists("hx") if name_of(op.node.target) == "aten.lstm" else [op.axes("hx")]
+    weights, biased, ways = op.lists("params"), bool(op["has_biases"]), 1 + bool(op["bidirectional"])
+    if len(op["params"]) != op["num_layers"] * ways * (4 if biased else 2):
+        raise Opaque("its outputs are projected")
+    time, batch = (1, 0) if op["batch_first"] else (0, 1)
+    axes = op.axes("input")
+    op.freeze(axes[time], "depends on the order")
+    width, h = axes[-1], algebra.factor(op.shape(1)[-1])
+    step = 4 if biased else 2
+    for first in range(0, len(weights), step):
+        for (rows, *columns), inner in zip(weights[first : first + step], (width, h, None, None), strict=False):
+            for gate in algebra.cuts(rows, [h.size] * (rows.size // h.size)):
+                op.unify(gate, h)
+            if inner is not None:
+                given = [(op["input"], -1)] if first < step * ways and inner is width else []
+                op.contract(op.unify(columns[0], inner), *given, (op["params"][first + (inner is not width)], 1))
+        if (first // step + 1) % ways == 0:
+            width = algebra.concat(*[algebra.find(h)] * ways)
+    for layers, *rest, units in states:
+        op.freeze(layers, "layers and directions differ")
+        op.unify(units, h)
+        axes = (op.unify(axes[0], rest[0]), *axes[1:]) if batch == 0 else (axes[0], op.unify(axes[1], rest[0]), axes[2])
+    last = tuple(map(algebra.find, (op.positional(states[0][0].size, "layers and directions differ"), axes[batch], h)))
+    return [(*axes[:2], algebra.find(width)), *[last] * len(states)]
 
 
 @rule("group_norm")

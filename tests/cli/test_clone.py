@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from onnxruntime import InferenceSession
 from safetensors.torch import save_file
 from transformers import AutoModelForImageClassification
 
@@ -41,6 +42,24 @@ def test_widths_and_depth_give_a_graph_that_can_be_inspected_verified_and_export
     assert exported.status == 0, exported.err
     assert "ONNX Runtime differs from PyTorch by" in exported.out
     assert run("export", "child", "--onnx", "child.onnx").status == 2
+
+
+def test_a_dynamic_graph_takes_other_sizes_and_is_verified_and_exported_with_them(run: Run, tmp_path: Path) -> None:
+    done = run("clone", *EINSUM, "--width", "residual=24", "--depth", "2", "--dynamic", "-o", "child")
+    assert done.status == 0, done.err
+    assert "open sizes: ids[0], ids[1] ≤ 37" in done.out
+    child = torch.export.load(tmp_path / "child" / "child.pt2").module()
+    assert child(torch.randint(61, (7, 20))).shape == (7, 20, 61)
+    verified = run("verify", "child", "--parent", *EINSUM)
+    assert verified.status == 0, verified.out
+    assert verified.out.count("two roads") == verified.out.count("permutation") == 2
+    assert run("verify", *EINSUM, "--dynamic").out.count("permutation") == 2
+    exported = run("export", "child", "--onnx", "child.onnx")
+    assert exported.status == 0, exported.err
+    assert [each.shape for each in InferenceSession(tmp_path / "child.onnx").get_inputs()] == [["batch", "sequence"]]
+    refused = run("clone", *EINSUM, "--set", "width=24", "--dynamic", "-o", "other")
+    assert refused.status == 2
+    assert "--dynamic is of no use to --set" in refused.err
 
 
 def test_a_factory_gives_weights_and_a_record_of_how_to_build_it_again(run: Run, tmp_path: Path) -> None:

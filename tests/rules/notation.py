@@ -120,7 +120,7 @@ def run(name: str, text: str, call: Call | None = None) -> tuple[str, str, Facts
     for each in (facts, *(typed(graph, reading) for reading in (Shared(), Rich(0), Rich(1), Rich(2)))):
         assert not refute(graph, each, seeds=2)
     inputs = ", ".join(_shown(facts.types[node]) for node in graph.nodes if node.op == "placeholder")
-    result = _shown(facts.types[[node for node in calls(graph) if rule_for(node.target) is not None][-1]])
+    result = _shown(facts.types[[node for node in calls(graph) if isinstance(node.target, torch._ops.OpOverload)][-1]])
     return str(line), _renamed(f"{inputs} -> {result}"), facts
 
 

@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis, Factor
-from graphclone.capture import _explicit
+from graphclone.capture import explicit
 from graphclone.rules import Facts, Typed, apply, name_of, rule_for
 
 torch.set_num_threads(1)
@@ -61,7 +61,7 @@ class _Recorder(SchemaCheckMode):  # the one mode that torch lets see calls befo
             raise Skip(f"{target} mutates: graphs are functional once they are captured")
         node = self.graph.call_function(target, *self._nodes((args, kwargs or {})))
         node.meta["val"] = value
-        self._write(_explicit(node), value)
+        self._write(explicit(node), value)
         return value
 
     def _nodes(self, value: Any) -> Any:

@@ -20,6 +20,9 @@ ELSEWHERE = {
     "chunk": "capture writes the sizes of the pieces",
     "_grouped_mm": "its samples need an accelerator; test_dispatch runs its twin",
     "remainder.Scalar": "test_dispatch runs it; its samples divide by tensors",
+    "unsafe_split": "capture writes the sizes of the pieces",
+    "unsafe_chunk": "capture writes the sizes of the pieces",
+    "where.default": "it is opaque, whatever it is given",
     "dropout_": "graphs are functional once they are captured",
 }
 

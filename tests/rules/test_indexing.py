@@ -26,7 +26,8 @@ test_reading = check(
         ("index", "v w, n 1@v, m@w -> n m", lambda x, i, j: aten.index(x, [i, j])),
         ("index", "[v] a, n@?v -> n a", lambda x, i: aten.index(x, [i])),
         ("index", "v a@w, n@v -> n a@w", lambda x, i: aten.index(x, [i])),
-        ("index", "[a] [b], [c]@bool -> [n] [d] | a=4 c=4", lambda x, mask: aten.index(x, [mask])),
+        ("index", "[a] b, [c]@bool -> [n] b | a=4 c=4", lambda x, mask: aten.index(x, [mask])),
+        ("index", "a [b] [c] d, [b2] [c2]@bool -> a [n] d | b=2 c=3 b2=2 c2=3", lambda x, mask: aten.index(x, [None, mask])),
     ]
 )
 
@@ -43,6 +44,14 @@ test_writing = check(
         ("index_put", "v a, [n]@v, [n] a -> v a", lambda x, i, y: aten.index_put(x, [i], y)),
         ("index_put", "v a, [n]@v, 1 a -> v a", lambda x, i, y: aten.index_put(x, [i], y)),
         ("_unsafe_index_put", "v a, n@v, n a -> v a", lambda x, i, y: aten._unsafe_index_put(x, [i], y, True)),
+        ("index_put", "[a] b, [c]@bool, b -> [a] b | a=4 c=4", lambda x, mask, y: aten.index_put(x, [mask], y)),
+        ("masked_scatter", "[a] b, [c] 1@bool, [n] b -> [a] b | a=4 c=4 n=4", aten.masked_scatter),
+        (
+            "masked_scatter",
+            "[a] b, [c] 1@bool, [n] b -> [a] b | a=4 c=4 n=4 b=5",
+            lambda x, mask, y: aten.masked_scatter(x, mask.expand(4, 5), y),
+        ),
+        ("masked_scatter", "[a] [b], [c]@bool, [n] [d] -> [a] [b] | a=4 c=5 b=5 n=4 d=5", aten.masked_scatter),
         ("one_hot", "n@v -> n v", lambda i, n: aten.one_hot(i, n.v)),
         ("one_hot", "n@?v -> n [v]", lambda i, n: aten.one_hot(i, n.v)),
     ]

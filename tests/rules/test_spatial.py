@@ -22,6 +22,8 @@ test_convolutions = check(
             "b (g i) [h] [w], (g i) o [k] [l] -> b (g o) [y] [x] | k=2 l=2",
             lambda x, w, n: aten.conv_transpose2d(x, w, None, [1, 1], [0, 0], [0, 0], n.g),
         ),
+        ("conv1d", "b i s, o i 1, o -> b o s"),
+        ("conv1d", "b i [s], o i 1 -> b o [t]", lambda x, w: aten.conv1d(x, w, None, [2])),
         (
             "_convolution",
             "b i [s], o i [k], o -> b o [t] | k=2",
@@ -37,6 +39,8 @@ test_convolutions = check(
 
 test_windows = check(
     [
+        ("col2im", "b (c [k]) [n] -> b c [h] [w] | n=6 k=4", lambda x: aten.col2im(x, [3, 4], [2, 2], [1, 1], [0, 0], [1, 1])),
+        ("grid_sampler", "b c [h] [w], b y x [k] -> b c y x | k=2", lambda x, grid: aten.grid_sampler(x, grid, 0, 0, False)),
         ("max_pool1d", "b c [s] -> b c [t]", lambda x: aten.max_pool1d(x, [2])),
         ("max_pool2d", "b c [h] [w] -> b c [y] [x]", lambda x: aten.max_pool2d(x, [2, 2])),
         ("max_pool2d_with_indices", "b c [h] [w] -> b c [y] [x], b c [y] [x]", lambda x: aten.max_pool2d_with_indices(x, [2, 2])),

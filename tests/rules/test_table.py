@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from tests.rules.notation import Line, check, run
 
@@ -231,3 +234,37 @@ def test_torch_nn_functional_reaches_the_same_rules() -> None:
     for call in (F.silu, F.relu, torch.sigmoid, torch.erf, torch.rsqrt, F.softplus, F.mish, F.hardtanh, F.leaky_relu):
         expected, found, _ = run("pointwise", "a b -> a b", lambda x, call=call: call(x.abs()))
         assert found == expected
+
+
+def _recurrent(name: str, layers: int = 1, two_ways: bool = False) -> Any:
+    def call(x: Tensor, *rest: Tensor) -> Any:
+        states = list(rest[:2]) if name == "lstm" else rest[0]
+        params = list(rest[2 if name == "lstm" else 1 :])
+        return getattr(aten, name).input(
+            x, states, params, len(params) == 4 * layers * (1 + two_ways), layers, 0.0, False, two_ways, True
+        )
+
+    return call
+
+
+test_recurrent = check(
+    [
+        (
+            "lstm.input",
+            "b [s] i, 1 b h, 1 b h, (h + h + h + h) i, (h + h + h + h) h, (h + h + h + h), (h + h + h + h)"
+            " -> b [s] h, 1 b h, 1 b h",
+            _recurrent("lstm"),
+        ),
+        ("gru.input", "b [s] i, 1 b h, (h + h + h) i, (h + h + h) h -> b [s] h, 1 b h", _recurrent("gru")),
+        (
+            "rnn_tanh.input",
+            "b [s] i, [l] b h, h i, h h, h i, h h -> b [s] (h + h), [k] b h | l=2 k=2",
+            _recurrent("rnn_tanh", two_ways=True),
+        ),
+        (
+            "rnn_relu.input",
+            "b [s] i, [l] b h, h i, h h, h h, h h -> b [s] h, [k] b h | l=2 k=2",
+            _recurrent("rnn_relu", layers=2),
+        ),
+    ]
+)

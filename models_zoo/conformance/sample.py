@@ -1,0 +1,3 @@
+"""The fixed sample: models chosen for different op patterns."""
+
+SAMPLE: tuple[str, ...] = ()

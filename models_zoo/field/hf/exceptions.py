@@ -1,0 +1,148 @@
+"""What the generic walk cannot guess, per model type of the config at hand, nested ones included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A value for the parent and another for its smaller destination."""
+
+    parent: Any
+    child: Any
+
+    def of(self, half: bool) -> Any:
+        return self.child if half else self.parent
+
+
+TEXT = "as wide as the text"  # the fields of a tower that must equal the text's hidden size
+_WINDOW: dict[str, Any] = dict(window_size=3)
+_SERIES: dict[str, Any] = dict(prediction_length=5, context_length=11, num_time_features=2, lags_sequence=[1, 2, 3])
+_EFFICIENT: dict[str, Any] = dict(
+    in_channels=[32, 16, 24, 40, 80, 112, 192], out_channels=[16, 24, 40, 80, 112, 192, 320],
+    width_coefficient=Pair(0.5, 0.25), depth_coefficient=1.0, hidden_dim=Pair(640, 320), num_block_repeats=[1] * 7,
+)  # fmt: skip
+_HEAD: dict[str, Any] = dict(head_dim=12)
+
+
+def _per_head(width: str, expand: str, heads: str) -> Callable[[dict[str, Any]], int]:
+    """The head size with which the heads fill the expanded stream."""
+    return lambda sizes: int(sizes[expand] * sizes[width]) // int(sizes[heads])
+
+
+_MAMBA: dict[str, Any] = dict(
+    mamba_n_heads=Pair(8, 4), mamba_d_head=_per_head("hidden_size", "mamba_expand", "mamba_n_heads"), mamba_d_state=20,
+    mamba_chunk_size=4,
+)  # fmt: skip
+_CODEC: dict[str, Any] = dict(upsample_groups=lambda sizes: sizes["hidden_size"], codebook_size=32)
+_PERCEPTION: dict[str, Any] = dict(embed_dim=48, depth=2, num_heads=4, img_size=56)
+
+
+def _timm(architecture: str, num_labels: int | None = None, hidden_size: int | None = None, **arguments: Any) -> Callable[[Any], Any]:
+    """A tower of timm's, made small by its own arguments."""
+
+    def build(sizes: dict[str, Any]) -> Any:
+        from transformers import TimmWrapperConfig
+
+        extra = {name: value for name, value in (("num_labels", num_labels), ("hidden_size", hidden_size)) if value}
+        return TimmWrapperConfig(architecture=architecture, model_args=arguments, **extra)
+
+    return build
+
+
+# `...` leaves a field to the config's own rule.
+_EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "gemma3": dict(mm_tokens_per_image=4),
+    "shieldgemma2": dict(mm_tokens_per_image=4),
+    "swin": _WINDOW, "swinv2": _WINDOW, "maskformer-swin": _WINDOW, "donut-swin": _WINDOW, "swin2sr": _WINDOW,
+    "qwen2_vl_vision": {TEXT: ("hidden_size",)},
+    "efficientnet": _EFFICIENT, "align_vision_model": _EFFICIENT,
+    "beit": dict(num_hidden_layers=4, out_indices=[1, 2, 3, 4]),
+    "data2vec-vision": dict(num_hidden_layers=4, out_indices=[1, 2, 3, 4]),
+    "autoformer": _SERIES, "informer": _SERIES, "time_series_transformer": _SERIES,
+    "hunyuan_v1_dense": _HEAD, "hunyuan_v1_moe": _HEAD, "hunyuan_vl_text": _HEAD, "ministral": _HEAD,
+    "helium": dict(head_dim=8),
+    "esm": dict(vocab_size=61, mask_token_id=41, hidden_size=Pair(128, 64)),
+    "esmc": dict(num_key_value_heads=Pair(8, 4)),
+    "glm5_next_text": dict(num_key_value_heads=Pair(8, 4)),
+    "dots1": dict(n_routed_experts=6, n_shared_experts=2, num_experts_per_tok=2, n_group=2, topk_group=1),
+    "deepseek_ocr2_text": dict(mlp_layer_types=Pair(["dense", "sparse", "sparse", "sparse"], ["dense", "sparse"])),
+    "unlimited_ocr_text": dict(mlp_layer_types=Pair(["dense", "sparse", "sparse", "sparse"], ["dense", "sparse"])),
+    "bridgetower_text_model": dict(hidden_size=Pair(128, 64)),
+    "bridgetower_vision_model": dict(hidden_size=Pair(128, 64)),
+    "bridgetower": dict(hidden_size=Pair(128, 64)),
+    "glpn": dict(decoder_hidden_size=64, depths=[2, 2, 2, 2]),
+    "mllama_vision_model": dict(
+        hidden_size=Pair(64, 32), intermediate_layers_indices=Pair([1, 3], [0, 1]), vision_output_dim=Pair(192, 96),
+        num_global_layers=2,
+    ),
+    "bamba": _MAMBA, "granitemoehybrid": _MAMBA, "granite4_vision_text": _MAMBA,
+    "falcon_h1": _MAMBA | dict(mamba_d_ssm=None),
+    "mamba2": dict(num_heads=Pair(8, 4), head_dim=_per_head("hidden_size", "expand", "num_heads"), n_groups=2, state_size=20, chunk_size=4),
+    "cohere_compass_text": dict(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}}),
+    "dpt": dict(num_hidden_layers=4, backbone_out_indices=[0, 1, 2, 3]),
+    "emu3": dict(vocabulary_map={"<image>": 41, **{f"<|visual token {i:06d}|>": 42 + i for i in range(8)}}),
+    "gemma3n_text": dict(
+        num_hidden_layers=6, num_kv_shared_layers=2, intermediate_size=Pair([128] * 6, [64] * 6),
+        layer_types=["sliding_attention", "full_attention"] * 3, activation_sparsity_pattern=[0.9] * 2 + [0.0] * 4,
+    ),
+    "qwen3_omni_moe_talker_text": dict(shared_expert_intermediate_size=Pair(64, 32)),
+    "sam_vision_model": dict(num_pos_feats=lambda sizes: sizes["output_channels"] // 2),
+    "sam_hq_vision_model": dict(num_pos_feats=lambda sizes: sizes["output_channels"] // 2),
+    "rf_detr_dinov2": dict(image_size=32, num_windows=2),
+    "qwen4_exp_text": dict(indexer_n_heads=2, indexer_head_dim=12, indexer_budget=8, indexer_compress_ratio=2),
+    "bros": dict(hidden_size=Pair(128, 64)),
+    "blip-2": dict(image_token_index=45),
+    "instructblip": dict(image_token_index=45), "instructblipvideo": dict(video_token_index=45),
+    "clvp_encoder": dict(hidden_size=Pair(256, 128), num_attention_heads=Pair(8, 4), projection_dim=Pair(192, 96)),
+    "mimi": _CODEC, "mimi_encoder": _CODEC, "mimi_decoder": _CODEC, "pocket_tts_audio_tokenizer": _CODEC,
+    "pocket_tts_audio_tokenizer_encoder": _CODEC, "pocket_tts_audio_tokenizer_decoder": _CODEC,
+    "granite_docling_vision": dict(image_size=32),
+    "llama4_vision_model": dict(vision_output_dim=lambda sizes: sizes["projector_output_dim"]),
+    "levit": dict(patch_size=16),
+    "lw_detr_vit": dict(image_size=64, num_hidden_layers=4, window_block_indices=[0, 2]),
+    "longcat_flash": dict(head_dim=8),
+    "nemotron_h": dict(mamba_num_heads=Pair(8, 4), n_groups=2, mamba_head_dim=12, ssm_state_size=20, chunk_size=4),
+    "nemotron_h_omni_text": dict(mamba_num_heads=Pair(8, 4), n_groups=2, mamba_head_dim=12, ssm_state_size=20, chunk_size=4),
+    "moonshine": dict(
+        encoder_num_key_value_heads=Pair(8, 4), decoder_num_key_value_heads=Pair(8, 4), encoder_num_attention_heads=Pair(8, 4),
+        decoder_num_attention_heads=Pair(8, 4),
+    ),
+    "ovis2": dict(hidden_size=lambda sizes: sizes["text_config"].hidden_size),
+    "poolformer": dict(depths=[2, 2, 2, 2]), "pvt": dict(depths=[2, 2, 2, 2]),
+    "edgetam_vision_model": dict(
+        backbone_config=_timm("repvit_m1", features_only=True, out_indices=[0, 1, 2, 3], embed_dim=(16, 32, 48, 64), depth=(1, 1, 1, 1)),
+        backbone_channel_list=[64, 48, 32, 16],
+    ),
+    "pe_video_encoder": dict(vision_config=_timm("vit_pe_core_large_patch14_336", num_labels=24, **_PERCEPTION)),
+    "perception_lm": dict(vision_config=_timm("vit_pe_core_large_patch14_336", **_PERCEPTION)),
+    "fast_vlm": dict(vision_config=_timm("fastvit_mci0", hidden_size=128, layers=(1, 1, 1, 1), embed_dims=(16, 32, 48, 64))),
+    "chameleon": dict(vocabulary_map={"<image>": 41, **{f"IMGIMG{'BCDEFGHIJK'[i]}Z": 42 + i for i in range(8)}}),
+    "cvt": dict(depth=[1, 2, 3]),
+    "hiera": dict(decoder_hidden_size=Pair(64, 32), decoder_depth=2, decoder_num_heads=Pair(4, 2)),
+    "gpt_neo": dict(attention_types=Pair([[["global", "local"], 2]], [[["global", "local"], 1]])),
+}
+
+
+def exceptions(model_type: str) -> dict[str, Any]:
+    return _EXCEPTIONS.get(model_type, {})
+
+
+# Their rotary embedding takes sections for time, height and width even where the default config names none.
+_SECTIONS = ("cohere_compass", "cosmos3", "ernie4_5_vl", "glm4v", "glm_image", "glm_ocr", "hunyuan_vl", "paddleocr_vl", "qwen2_5_omni",
+             "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_omni", "qwen3_vl", "qwen4_exp")  # fmt: skip
+
+
+def reads_sections(model_type: str) -> bool:
+    return model_type.startswith(_SECTIONS) and not any(part in model_type for part in ("vision", "audio", "dit", "bigvgan"))
+
+
+# Networks whose stages must agree in more ways than the walk sees: their widths stay as they are.
+_WIDE = ("pp_lcnet", "pp_ocrv", "slanet", "slanext", "pp_formulanet", "hgnet")
+
+
+def keeps_widths(model_type: str) -> bool:
+    return model_type.startswith(_WIDE)

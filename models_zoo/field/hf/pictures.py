@@ -1,0 +1,59 @@
+"""Pixels, as each kind of vision tower takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models_zoo.entry import integers, reals
+from models_zoo.field.hf.case import PICTURES, Case
+
+_TOWERS = ("vision_config", "vision_tower_config", "vit_config", "image_config", "backbone_config", "encoder")
+IMAGE = 64  # where the config names no size, as convolutional networks do
+
+
+def pictures(case: Case) -> dict[str, Any]:
+    """Pixel inputs for a forward that takes them."""
+    made: dict[str, Any] = {}
+    grid = next((name for name in ("image_grid_thw", "grid_thw") if name in case.accepts), None)
+    pixels = next((name for name in ("pixel_values", "hidden_states") if name in case.accepts), None)
+    if grid and pixels:
+        return _patches(case, pixels, grid)
+    if "pixel_values" in case.accepts:
+        several = (1,) if "pixel_attention_mask" in case.accepts else ()  # images of a row, one after another
+        made["pixel_values"] = reals(PICTURES, *several, channels(case), *image_size(case))
+        made["pixel_attention_mask"] = torch.ones(PICTURES, *several, *image_size(case), dtype=torch.bool)
+        made["image_sizes"] = torch.tensor([image_size(case)] * PICTURES)
+    if "pixel_values_videos" in case.accepts and "pixel_values_videos" in case.required:
+        made["pixel_values_videos"] = reals(PICTURES, case.size("num_frames", "frames_per_clip", default=4), channels(case), *image_size(case))
+    return made
+
+
+def channels(case: Case) -> int:
+    value = case.size("num_channels", "in_channels", "in_chans", default=3, under=_TOWERS)
+    return int(value) if isinstance(value, int) else 3
+
+
+def image_size(case: Case) -> tuple[int, int]:
+    size = case.size("image_size", "img_size", default=IMAGE, under=_TOWERS)
+    if isinstance(size, dict):
+        size = size["height"], size["width"]
+    if isinstance(size, list | tuple):
+        return int(size[0]), int(size[-1])
+    return int(size), int(size)
+
+
+def _patches(case: Case, pixels: str, grid: str) -> dict[str, Any]:
+    """Images of two shapes cut into flat patches, all in one row, with each one's number of frames, rows and columns."""
+    merge = case.size("spatial_merge_size", "merge_size", default=2, under=_TOWERS)
+    patch = case.size("patch_size", "spatial_patch_size", under=_TOWERS)
+    patch = patch[0] if isinstance(patch, list | tuple) else patch
+    frames = case.size("temporal_patch_size", "patch_temporal", default=1, under=_TOWERS)
+    shapes: Tensor = torch.tensor([[1, 2 * merge, 3 * merge], [1, 3 * merge, 2 * merge]])
+    count = int(shapes.prod(-1).sum())
+    return {pixels: reals(count, channels(case) * frames * patch * patch), grid: shapes}
+
+
+__all__ = ["IMAGE", "channels", "image_size", "integers", "pictures"]

@@ -1,0 +1,46 @@
+"""Waveforms and spectrograms, as each kind of audio tower takes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from models_zoo.entry import reals
+from models_zoo.field.hf.case import PICTURES, Case
+
+_TOWERS = ("audio_config", "audio_encoder_config", "encoder_config", "speech_config")
+SAMPLES = 4001
+FRAMES = 37
+
+
+def sounds(case: Case) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    if "input_features" in case.accepts:
+        features = spectrogram(case)
+        frames = next(size for size in features.shape[1:] if size in (FRAMES, features.shape[-1]))
+        made["input_features"] = features
+        made["input_features_mask"] = torch.ones(PICTURES, frames, dtype=torch.long)
+        made["feature_attention_mask"] = made["input_features_mask"]
+    if "input_values" in case.accepts:
+        made["input_values"] = waveform(case)
+    return made
+
+
+def waveform(case: Case) -> Any:
+    first = next((module for module in case.model.modules() if isinstance(module, nn.Conv1d)), None)
+    if case.size("audio_channels") == 1 and first is not None:
+        return reals(PICTURES, 1, SAMPLES)
+    return reals(PICTURES, SAMPLES)
+
+
+def spectrogram(case: Case) -> Any:
+    """Frames of features; features first where the first convolution over time says so."""
+    bins = case.size("num_mel_bins", "input_feat_size", "input_feat_per_channel", "feature_size", "input_dim",
+                     "feature_projection_input_dim", default=80, under=_TOWERS)  # fmt: skip
+    positions = case.size("max_source_positions", under=_TOWERS)
+    conv = next((module for module in case.model.modules() if isinstance(module, nn.Conv1d)), None)
+    if conv is not None and conv.in_channels == bins and positions is not None:
+        return reals(PICTURES, bins, 2 * min(positions, 50))
+    return reals(PICTURES, FRAMES, bins)

@@ -1,0 +1,199 @@
+"""Inputs of the model types whose forward needs more than its parameters' names tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from models_zoo.entry import integers, reals
+from models_zoo.field.hf.case import LENGTH, PICTURES, TARGET, TEXTS, Case
+from models_zoo.field.hf.pictures import channels, image_size
+
+Made = dict[str, Any]
+SPECIAL: dict[str, Callable[[Case], Made]] = {}
+
+
+def special(*types: str) -> Callable[[Callable[[Case], Made]], Callable[[Case], Made]]:
+    """The inputs of these model types: the maker's, completed by what the parameters' names tell."""
+
+    def register(make: Callable[[Case], Made]) -> Callable[[Case], Made]:
+        SPECIAL.update(dict.fromkeys(types, make))
+        return make
+
+    return register
+
+
+def _words(case: Case, batch: int = PICTURES) -> Made:
+    return {"input_ids": case.tokens(batch, LENGTH), "attention_mask": (torch.arange(LENGTH) < torch.tensor([[LENGTH]] * (batch - 1) + [[LENGTH - 2]])).long()}
+
+
+@special("audio-spectrogram-transformer")
+def _spectrogram_patches(case: Case) -> Made:
+    return {"input_values": reals(PICTURES, case.config.max_length, case.config.num_mel_bins)}
+
+
+@special("clap", "clap_audio_model")
+def _clap(case: Case) -> Made:
+    bins = case.size("num_mel_bins", under=("audio_config",))
+    return _words(case) | {"input_features": reals(PICTURES, 1, 97, bins), "is_longer": torch.zeros(PICTURES, 1, dtype=torch.bool)}
+
+
+@special("clvp")
+def _clvp(case: Case) -> Made:
+    return _words(case) | {"input_features": reals(PICTURES, case.size("feature_size", default=80), 29)}
+
+
+@special("decision_transformer")
+def _trajectories(case: Case) -> Made:
+    steps = 7
+    return {
+        "states": reals(PICTURES, steps, case.config.state_dim),
+        "actions": reals(PICTURES, steps, case.config.act_dim, seed=1),
+        "rewards": reals(PICTURES, steps, 1, seed=2),
+        "returns_to_go": reals(PICTURES, steps, 1, seed=3),
+        "timesteps": torch.arange(steps).repeat(PICTURES, 1),
+        "attention_mask": torch.ones(PICTURES, steps),
+    }
+
+
+@special("lxmert")
+def _regions(case: Case) -> Made:
+    return _words(case) | {
+        "visual_feats": reals(PICTURES, 5, case.config.visual_feat_dim),
+        "visual_pos": reals(PICTURES, 5, case.config.visual_pos_dim, seed=1),
+    }
+
+
+@special("mllama")
+def _tiles(case: Case) -> Made:
+    words = _words(case)
+    tiles = case.size("max_num_tiles")
+    mask = torch.zeros(PICTURES, 1, tiles, dtype=torch.long)
+    mask[:, :, :1] = 1
+    return words | {
+        "pixel_values": reals(PICTURES, 1, tiles, channels(case), *image_size(case)),
+        "aspect_ratio_ids": torch.ones(PICTURES, 1, dtype=torch.long),
+        "aspect_ratio_mask": mask,
+        "cross_attention_mask": torch.ones(PICTURES, LENGTH, 1, tiles, dtype=torch.long),
+    }
+
+
+@special("idefics")
+def _interleaved(case: Case) -> Made:
+    return _words(case) | {
+        "pixel_values": reals(PICTURES, 1, channels(case), *image_size(case)),
+        "image_attention_mask": torch.ones(PICTURES, LENGTH, 1, dtype=torch.long),
+    }
+
+
+@special("lightglue", "superglue", "efficientloftr")
+def _pairs_of_images(case: Case) -> Made:
+    return {"pixel_values": reals(PICTURES, 2, 1 if case.type == "efficientloftr" else 3, 64, 96)}
+
+
+@special("autoformer", "informer", "time_series_transformer")
+def _series(case: Case) -> Made:
+    config = case.config
+    past = config.context_length + max(config.lags_sequence)
+    return {
+        "past_values": reals(TEXTS, past).abs(),
+        "past_time_features": reals(TEXTS, past, config.num_time_features, seed=1),
+        "past_observed_mask": torch.ones(TEXTS, past),
+        "future_values": reals(TEXTS, config.prediction_length, seed=2).abs(),
+        "future_time_features": reals(TEXTS, config.prediction_length, config.num_time_features, seed=3),
+    }
+
+
+@special("patchtst", "patchtsmixer")
+def _channels_of_series(case: Case) -> Made:
+    return {"past_values": reals(TEXTS, case.config.context_length, case.config.num_input_channels)}
+
+
+@special("timesfm", "timesfm2_5")
+def _forecast(case: Case) -> Made:
+    length = case.config.context_length
+    return {
+        "past_values": reals(TEXTS, length),
+        "past_values_padding": torch.zeros(TEXTS, length, dtype=torch.long),
+        "freq": torch.zeros(TEXTS, 1, dtype=torch.long),
+    }
+
+
+@special("pix2struct", "pix2struct_vision_model")
+def _flat(case: Case) -> Made:
+    width = case.size("patch_embed_hidden_size", under=("vision_config",))
+    places = torch.stack([torch.arange(13) // 4 + 1, torch.arange(13) % 4 + 1], -1).float().repeat(PICTURES, 1, 1)
+    return {"flattened_patches": torch.cat([places, reals(PICTURES, 13, width)], -1), "decoder_input_ids": case.tokens(PICTURES, TARGET)}
+
+
+@special("dia")
+def _several_codebooks(case: Case) -> Made:
+    return _words(case) | {"decoder_input_ids": integers(23, PICTURES, TARGET, case.config.decoder_config.num_channels)}
+
+
+@special("omdet-turbo")
+def _classes_and_tasks(case: Case) -> Made:
+    return {
+        "pixel_values": reals(PICTURES, 3, *image_size(case)),
+        "classes_input_ids": case.tokens(5, 7),
+        "classes_attention_mask": torch.ones(5, 7, dtype=torch.long),
+        "tasks_input_ids": case.tokens(PICTURES, 11, seed=1),
+        "tasks_attention_mask": torch.ones(PICTURES, 11, dtype=torch.long),
+        "classes_structure": torch.tensor([3, 2]),
+    }
+
+
+@special("oneformer")
+def _task(case: Case) -> Made:
+    return {"pixel_values": reals(PICTURES, 3, 128, 128), "task_inputs": case.tokens(PICTURES, case.config.task_seq_len)}
+
+
+@special("blip-2", "instructblip", "instructblipvideo")
+def _queries(case: Case) -> Made:
+    token = case.size("image_token_index", "video_token_index")
+    frames = 4 if case.type == "instructblipvideo" else 1
+    ids = case.tokens(PICTURES, LENGTH)
+    slots = torch.full((PICTURES, case.config.num_query_tokens * frames), token)
+    size = (PICTURES, frames, 3, *image_size(case)) if frames > 1 else (PICTURES, 3, *image_size(case))
+    return {
+        "pixel_values": reals(*size),
+        "input_ids": torch.cat([slots, ids], 1),
+        "attention_mask": torch.ones(PICTURES, slots.shape[1] + LENGTH, dtype=torch.long),
+        "qformer_input_ids": case.tokens(PICTURES, 7, seed=2),
+    }
+
+
+@special("blip_2_qformer")
+def _qformer(case: Case) -> Made:
+    return {
+        "query_embeds": reals(PICTURES, 9, case.config.hidden_size),
+        "encoder_hidden_states": reals(PICTURES, 13, case.config.encoder_hidden_size, seed=1),
+    }
+
+
+@special("kimi_k25_vision")
+def _square_patches(case: Case) -> Made:
+    shapes = torch.tensor([[1, 4, 6], [1, 6, 4]])
+    patch = case.size("patch_size")
+    return {"pixel_values": reals(48, 3, patch, patch), "grid_thw": shapes}
+
+
+@special("gemma3n_audio")
+def _mel(case: Case) -> Made:
+    return {"audio_mel": reals(PICTURES, 37, case.config.input_feat_size), "audio_mel_mask": torch.zeros(PICTURES, 37, dtype=torch.bool)}
+
+
+@special("pi0")
+def _robot(case: Case) -> Made:
+    from models_zoo.field.hf.inputs import text_with_images  # a cycle at the top
+
+    config = case.config
+    made = text_with_images(case)
+    return made | {
+        "state": reals(PICTURES, config.max_state_dim),
+        "noise": reals(PICTURES, config.chunk_size, config.max_action_dim, seed=4),
+        "timestep": torch.tensor([0.3, 0.7]),
+        "actions": None,
+    }

@@ -1,0 +1,63 @@
+"""Names of the field's models, and the tiny model behind each."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from models_zoo.entry import Inputs, Tiny, seeded
+from models_zoo.field.hf.case import Unbuildable
+from models_zoo.field.hf.inputs import example
+from models_zoo.field.hf.registry import classes, default_config, model_class
+from models_zoo.field.hf.shrink import nested, shrink
+
+
+def names(every_head: bool = False) -> list[str]:
+    """`hf/<model_type>/<ClassName>`: the richest class of each model type, or all its classes."""
+    return [f"hf/{kind}/{name}" for kind, found in classes().items() for name in (found if every_head else found[:1])]
+
+
+def find(name: str) -> Tiny:
+    """The tiny model of this name. Its functions raise `Unbuildable` where the model or its inputs can't be had."""
+    _, model_type, class_name = name.split("/")
+
+    def parent() -> nn.Module:
+        return _build(model_type, class_name, half=False)
+
+    def child() -> nn.Module:
+        return _build(model_type, class_name, half=True)
+
+    def inputs() -> Inputs:
+        return (), dict(_example(model_type, class_name))
+
+    return Tiny(name, seeded(parent, 0), inputs, seeded(child, 1))
+
+
+@cache
+def _example(model_type: str, class_name: str) -> dict[str, Any]:
+    return example(seeded(lambda: _build(model_type, class_name, half=False), 0)())
+
+
+def _build(model_type: str, class_name: str, half: bool) -> nn.Module:
+    try:
+        architecture = model_class(class_name)
+    except (AttributeError, ImportError) as error:
+        raise Unbuildable(f"transformers cannot import {class_name}: {error}") from error
+    try:
+        default = default_config(model_type)
+    except ImportError as error:
+        raise Unbuildable(str(error)) from error
+    if architecture.forward is nn.Module.forward:
+        raise Unbuildable(f"{class_name} has no forward")
+    default = next((part for part in nested(default) if type(part) is architecture.config_class), default)
+    settings = {} if "QuestionAnswering" in class_name else {"num_labels": 7}
+    config = shrink(default, half, **settings)
+    try:
+        model: nn.Module = architecture(config)
+    except ImportError as error:
+        raise Unbuildable(str(error)) from error
+    if getattr(model, "_can_set_experts_implementation", lambda: False)():
+        model.set_experts_implementation("batched_mm")  # plain index and bmm, which export as they are
+    return model

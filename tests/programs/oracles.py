@@ -1,0 +1,166 @@
+"""What has to hold for every program, however its values are mixed:
+
+- *identity*, *permutation*, *masked parent*: as `graphclone.verify` has them;
+- *sliced*: factors that are only carried, never summed or normalised over, are narrowed: the results are slices of the parent's;
+- *shrunk*: some positions of every factor: the child runs, and its results have the sizes that their terms say;
+- *reordered*: the same positions in another order give the same results in that order.
+
+Values are float64, so equal means equal to ten digits; where a relative change of 1e-12 in the inputs changes the results, a
+difference means nothing (*unstable*).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import torch
+from torch import Tensor
+
+from graphclone import axes as algebra
+from graphclone.axes import Factor
+from graphclone.errors import GraphcloneError
+from graphclone.execute.graph import resize
+from graphclone.execute.memory import pick
+from graphclone.layout import Layout, analyze
+from graphclone.verify import Keep, difference, identity, maskable, masked_parent, permutation
+from tests.programs.program import Program, run
+
+TOLERANCE = 1e-7
+SEEDS = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`wrong`: the oracles that failed; `crash`: what was raised instead of an answer."""
+
+    wrong: tuple[str, ...] = ()
+    crash: str = ""
+    unstable: bool = False
+    layout: Layout | None = field(default=None, repr=False)
+
+    @property
+    def fault(self) -> str:
+        """What kind of fault it is: the same kind has to remain while a program is made smaller."""
+        return f"crash {self.crash[:30]}" if self.crash else "wrong" if self.wrong else ""
+
+
+def judge(program: Program) -> Outcome:
+    """Analyse a program and ask all oracles."""
+    layout, wrong = None, []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trace = program.trace()
+            layout = analyze(trace)
+            for name, error in _verdicts(program, layout):
+                if not error <= TOLERANCE:
+                    wrong.append(f"{name}: differs by {error:.1e}")
+    except (GraphcloneError, AssertionError, RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError) as error:
+        lines = str(error).strip().splitlines() or [""]
+        return Outcome(crash=f"{type(error).__name__}: {lines[0][:300]}", layout=layout)
+    if wrong and unstable(program):
+        return Outcome(unstable=True, layout=layout)
+    return Outcome(tuple(wrong), layout=layout)
+
+
+def _verdicts(program: Program, layout: Layout) -> Iterator[tuple[str, float]]:
+    trace, inputs, expected = layout.trace, (program.inputs, {}), program.expected
+    yield "identity", identity(trace, layout, inputs, expected).error
+    for seed in range(SEEDS):
+        yield f"permutation {seed}", permutation(trace, layout, inputs, expected, seed).error
+    if maskable(layout):
+        yield "masked parent", masked_parent(trace, layout, inputs, 0).error
+    free = [factor for factor in layout.factors if factor.frozen is None]
+    if not free:
+        return
+    for seed in range(SEEDS):
+        rng = Random(seed)
+        keep = {f: tuple(rng.sample(range(f.size), rng.randint(least(layout, f), f.size))) for f in free}
+        other = {f: tuple(rng.sample(kept, len(kept))) for f, kept in keep.items()}
+        carried = {f: kept for f, kept in keep.items() if f not in _mixed(layout)}
+        yield f"sliced {seed}", difference(sliced(layout, expected, carried), child(program, layout, carried))
+        shrunk = child(program, layout, keep)
+        yield f"shrunk {seed}", 0.0 if _sizes(shrunk) == [sizes(layout, node, keep) for node in _results(layout)] else float("inf")
+        moved = [_reordered(layout, node, value, keep, other) for node, value in zip(_results(layout), shrunk, strict=True)]
+        yield f"reordered {seed}", difference(moved, child(program, layout, other))
+
+
+def child(program: Program, layout: Layout, keep: Keep) -> list[Tensor]:
+    """The results of the child, interpreted."""
+    trace = layout.trace
+    state = {name: pick(tensor, [algebra.select(axis, keep) for axis in layout.axes(name)]) for name, tensor in program.state.items()}
+    given = [node for node in trace.graph.nodes if node.op == "placeholder"]
+    inputs = [
+        pick(tensor, [algebra.select(axis, keep) for axis in layout.types[node].axes])
+        for node, tensor in zip(given, program.inputs, strict=True)
+    ]
+    return run(resize(layout, keep)[0], inputs, state)
+
+
+def _results(layout: Layout) -> list[torch.fx.Node]:
+    return list(next(reversed(layout.trace.graph.nodes)).args[0])
+
+
+def _sizes(values: Sequence[Tensor]) -> list[list[int]]:
+    return [list(value.shape) for value in values]
+
+
+def sizes(layout: Layout, node: torch.fx.Node, keep: Keep) -> list[int]:
+    return [algebra.size(axis, keep) for axis in layout.types[node].axes]
+
+
+def sliced(layout: Layout, values: Sequence[Tensor], keep: Keep) -> list[Tensor]:
+    return [
+        pick(value, [algebra.select(axis, keep) for axis in layout.types[node].axes])
+        for node, value in zip(_results(layout), values, strict=True)
+    ]
+
+
+def _reordered(layout: Layout, node: torch.fx.Node, value: Tensor, keep: Keep, other: Keep) -> Tensor:
+    """A result of the child of `keep` in the order of `other`."""
+    for dim, axis in enumerate(layout.types[node].axes):
+        place = {position: index for index, position in enumerate(algebra.select(axis, keep))}
+        value = value.index_select(dim, torch.tensor([place[position] for position in algebra.select(axis, other)], dtype=torch.long))
+    return value
+
+
+def _mixed(layout: Layout) -> set[Factor]:
+    """Factors that something sums or normalises over, or that integers are positions on."""
+    found = set(layout.normalised)
+    for contraction in layout.contractions:
+        found.update(algebra.factors(contraction.axis))
+    for typed in layout.types.values():
+        for each in typed if isinstance(typed, list) else [typed]:
+            if each is not None and each.domain is not None:
+                found.update(algebra.factors(each.domain))
+    return found
+
+
+def least(layout: Layout, factor: Factor) -> int:
+    """The fewest positions that a child may have of it: `k` of what `topk` chooses from, two where there is a variance."""
+    fewest = min(2, factor.size)
+    for node in layout.trace.graph.nodes:
+        if str(node.target).startswith(("aten.topk", "aten.kthvalue")):
+            axes = layout.types[node.args[0]].axes
+            dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", -1)
+            if axes and factor in algebra.factors(axes[dim]):
+                fewest = max(fewest, min(node.args[1], factor.size))
+    return fewest
+
+
+def unstable(program: Program) -> bool:
+    """Whether tiny changes of what a program is given change what it gives: it compares or ranks values that are rounding apart."""
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+
+        def shaken(tensor: Tensor, generator: torch.Generator = generator) -> Tensor:
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            return tensor * (1 + 1e-12 * noise) if tensor.is_floating_point() else tensor
+
+        state = {name: shaken(tensor) for name, tensor in program.state.items()}
+        if not difference(program.expected, run(program.graph, [shaken(each) for each in program.inputs], state)) <= TOLERANCE:
+            return True
+    return False

@@ -1,0 +1,207 @@
+"""Open sizes: a child of a dynamic capture runs at other batch and sequence sizes, and gives what the native child gives there."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphclone as gc
+from graphclone import axes as algebra
+from graphclone.capture import at_other_sizes
+from graphclone.destination import plan_for
+from graphclone.dynamic import resized
+from graphclone.errors import PlanError, SizeError
+from graphclone.execute import fill
+from graphclone.export.pytorch import save_graph
+from graphclone.verify import difference, outputs
+from models_zoo import tiny
+from tests.zoo import subject
+
+NAMES = ["hf/llama", "hf/gpt2", "hf/bert", "hf/t5", "hf/mamba", "hf/vit", "timm/swin", "torch/encoder", "raw/einsum_gpt"]
+OPEN = {
+    "hf/llama": [[0, 1]],
+    "hf/gpt2": [[0, 1]],
+    "hf/bert": [[0, 1], [0, 1], [0, 1]],
+    "hf/t5": [[0, 1], [0, 1], [0, 1]],
+    "hf/mamba": [[0]],
+    "hf/vit": [[0]],
+    "timm/swin": [[0]],
+    "torch/encoder": [[0, 1]],
+    "raw/einsum_gpt": [[0, 1]],
+}
+
+
+@functools.cache
+def dynamic(name: str) -> tuple[gc.Trace, gc.Layout]:
+    it = subject(name)
+    trace = gc.capture(it.model, it.args, it.kwargs, dynamic=True)
+    return trace, gc.analyze(trace)
+
+
+def elsewhere(name: str) -> Any:
+    found = at_other_sizes(dynamic(name)[0]).open
+    assert found is not None
+    return resized(found, subject(name).inputs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_size_that_the_model_allows_is_open(name: str) -> None:
+    trace, _ = dynamic(name)
+    assert trace.open is not None
+    assert trace.open.dims == trace.inputs["dynamic"] == OPEN[name]
+    assert not set(trace.open.sizes.values()) & set(trace.open.other.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_oracles_hold_at_both_sizes(name: str) -> None:
+    it = subject(name)
+    verdicts = gc.verify(it.model, it.args, it.kwargs, dynamic=True)
+    assert verdicts.passed, verdicts
+    assert [each.oracle for each in verdicts.verdicts[:4]] == [each.oracle for each in verdicts.verdicts[4:]]
+    assert all(", inputs " in each.detail for each in verdicts.verdicts[4:])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_free_in_a_static_capture_is_free_in_a_dynamic_one(name: str) -> None:
+    def free(layout: gc.Layout) -> set[str]:
+        kinds = ("residual", "hidden", "heads", "kv_groups", "head_dim")
+        return {factor.name for factor in layout.factors if factor.frozen is None and factor.kind in kinds}
+
+    assert free(dynamic(name)[1]) == free(subject(name).layout)
+    assert [len(stack) for stack in dynamic(name)[1].blocks] == [len(stack) for stack in subject(name).layout.blocks]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_native_child_and_the_rewritten_graph_agree_at_other_sizes(name: str) -> None:
+    it, (trace, layout) = subject(name), dynamic(name)
+    child = tiny.get(name).smaller()
+    plan = plan_for(layout, gc.analyze(gc.capture(child, it.args, it.kwargs, dynamic=True), like=layout.blocks))
+    fill(plan, trace.state.__getitem__, child)
+    rewritten = gc.execute(gc.Plan.loads(plan.dumps()), it.model, trace=trace)
+    for inputs in (it.inputs, elsewhere(name)):
+        assert difference(outputs(child, inputs), outputs(rewritten, inputs)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["hf/llama", "hf/bert", "timm/swin"])
+def test_a_plan_and_an_exported_child_keep_their_open_sizes(name: str, tmp_path: Path) -> None:
+    it, (_, layout) = subject(name), dynamic(name)
+    gc.plan(layout, width={"residual": 0.5} if name != "timm/swin" else {}, depth=0.5).save(tmp_path / "plan.json")
+    plan = gc.Plan.load(tmp_path / "plan.json")
+    child = gc.execute(plan, it.model)
+    save_graph(child, *it.inputs, tmp_path / "child.pt2", plan.inputs["dynamic"])
+    program = torch.export.load(tmp_path / "child.pt2")
+    for inputs in (it.inputs, elsewhere(name)):
+        assert difference(outputs(child, inputs), outputs(program.module(), inputs)) == 0.0
+    again = gc.capture(program)
+    assert again.open is not None
+    assert again.open.dims == OPEN[name]
+    assert gc.verify(program, *it.inputs).passed
+
+
+def test_sizes_that_the_graph_was_not_captured_for_are_refused() -> None:
+    it, (trace, layout) = subject("raw/einsum_gpt"), dynamic("raw/einsum_gpt")
+    child = gc.select(trace, layout, {})
+    for batch, length in ((1, 11), (9, 37)):
+        ids = torch.randint(61, (batch, length))
+        torch.testing.assert_close(child(ids), it.model(ids))
+    with pytest.raises(SizeError, match=r"<= 37"):
+        child(torch.randint(61, (5, 38)))
+    images, layout = dynamic("timm/swin")
+    with pytest.raises(SizeError, match="dim 2 of 'x' is 48, and has to be 40"):
+        gc.select(images, layout, {})(torch.randn(2, 3, 48, 48))
+
+
+class Branching(nn.Module):
+    """Odd lengths take another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x)
+        return y * 2 if x.shape[1] % 2 else y
+
+
+def test_a_branch_that_was_not_traced_is_not_taken_in_silence() -> None:
+    model, x = Branching(), torch.randn(3, 11, 12)
+    trace = gc.capture(model, (x,), dynamic=True)
+    child = gc.select(trace, gc.analyze(trace), {})
+    longer = torch.randn(5, 13, 12)
+    torch.testing.assert_close(child(longer), model(longer))
+    with pytest.raises(SizeError):
+        child(torch.randn(3, 12, 12))
+    assert gc.verify(model, (x,), dynamic=True).passed
+
+
+class Tangled(nn.Module):
+    """`(length 8)` read as `(8 length)`: where the length is 4, both are made of 4 × 2 × 4, and the digits fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.out = nn.Linear(12, 8), nn.Linear(8, 12, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.inside(x)
+        y: Tensor = self.out(hidden.reshape(x.shape[0], 8, x.shape[1]).transpose(1, 2))
+        return y
+
+
+def test_what_holds_at_the_example_sizes_only_is_frozen() -> None:
+    model, x = Tangled(), torch.randn(3, 4, 12)
+
+    def free(layout: gc.Layout) -> list[int]:
+        return [factor.size for factor in algebra.factors(layout.axes("inside.weight")[0]) if factor.frozen is None]
+
+    assert free(gc.analyze(gc.capture(model, (x,)))) == [2, 4]
+    assert free(gc.analyze(gc.capture(model, (x,), dynamic=True))) == []
+    assert gc.verify(model, (x,), dynamic=True).passed
+
+
+class Prefixed(nn.Module):
+    """Trained tokens before the given ones: the number of both is computed from an open size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prefix = nn.Parameter(torch.randn(5, 12))
+        self.inside, self.out = nn.Linear(12, 24), nn.Linear(24, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        x = torch.cat([self.prefix.expand(batch, 5, width), x], 1)
+        y = self.inside(x).view(batch, length + 5, 4, 6).transpose(1, 2).reshape(batch * 4, length + 5, 6)
+        y = y.softmax(-1).view(batch, 4, length + 5, 6).transpose(1, 2).reshape(batch, length + 5, 24)
+        out: Tensor = self.out(y)
+        return out
+
+
+def test_sizes_computed_from_open_ones_follow_the_child() -> None:
+    model, x = Prefixed(), torch.randn(3, 11, 12)
+    trace = gc.capture(model, (x,), dynamic=True)
+    layout = gc.analyze(trace)
+    heads = next(factor for factor in layout.factors if factor.size == 4 and factor.slots)
+    assert heads.frozen is None
+    child = gc.select(trace, layout, {heads: [2, 0]})
+    assert child(torch.randn(7, 17, 12)).shape == (7, 22, 12)
+    prefix = next(factor for factor in layout.factors if ("prefix", 0) in factor.slots)
+    assert "a size that is computed from open sizes" in str(prefix.frozen)
+    assert gc.verify(model, (x,), dynamic=True).passed
+
+
+def test_a_mapping_is_what_torch_takes() -> None:
+    model, x = nn.Linear(12, 7), torch.randn(3, 11, 12)
+    trace = gc.capture(model, (x,), dynamic={"input": {0: torch.export.Dim("batch", min=2, max=64)}})
+    assert trace.open is not None
+    assert trace.open.varies() == "input_1[0] ≤ 64"
+    assert trace.open.fixed() == "input_1[1] = 11, input_1[2] = 12"
+
+
+def test_a_plan_fits_captures_with_its_own_open_sizes_only() -> None:
+    it = subject("hf/llama")
+    with pytest.raises(PlanError, match="other open sizes"):
+        gc.execute(gc.plan(it.layout), it.model, trace=dynamic("hf/llama")[0])

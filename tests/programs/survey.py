@@ -1,0 +1,79 @@
+"""Draw many programs, ask the oracles, count."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+import torch
+
+from graphclone import axes as algebra
+from graphclone.layout import Layout
+from graphclone.rules import name_of
+from tests.programs.generate import generate
+from tests.programs.minimise import minimise
+from tests.programs.oracles import judge
+
+PORTION = 50
+
+
+@dataclass
+class Tally:
+    """What was counted over some programs."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    ops: Counter[str] = field(default_factory=Counter)
+    faults: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        self.counts += other.counts
+        self.ops += other.ops
+        self.faults += other.faults
+
+
+def portion(job: tuple[int, int, int]) -> Tally:
+    """The programs from `first` to `last` of a seed; program n of a seed is the same wherever it is drawn."""
+    seed, first, last = job
+    torch.set_num_threads(1)
+    tally = Tally()
+    for number in range(first, last):
+        program = generate(Random(f"{seed}/{number}"))
+        tally.ops.update({name_of(node.target) for node in program.calls})
+        outcome = judge(program)
+        tally.counts.update({"programs": 1, "calls": len(program.calls), "unstable": outcome.unstable})
+        if outcome.layout is not None:
+            tally.counts.update(freedom(outcome.layout))
+        if outcome.fault:
+            kind = outcome.fault.split()[0]
+            tally.counts[kind] += 1
+            small = minimise(program)
+            again = judge(small)
+            tally.faults.append((kind, f"program {seed}/{number}: {again.crash or '; '.join(again.wrong)}", small.source()))
+    return tally
+
+
+def freedom(layout: Layout) -> Counter[str]:
+    """How many factors are free, and how many elements of parameters lie on a free axis."""
+    inside = [factor for factor in layout.factors if factor.slots]
+    counted = Counter({"factors": len(inside), "free factors": sum(factor.frozen is None for factor in inside)})
+    for name in layout.trace.parameters:
+        elements, fixed = 1, 1
+        for axis in layout.axes(name):
+            free = [f for f in dict.fromkeys(algebra.factors(axis)) if f.frozen is None]
+            held = [algebra.labels(axis, factor) for factor in free]
+            elements *= axis.size
+            fixed *= sum(all(labels[i] < 0 for labels in held) for i in range(axis.size))
+        counted += Counter({"elements": elements, "free elements": elements - fixed})
+    return counted
+
+
+def survey(count: int, seed: int, jobs: int) -> Iterator[Tally]:
+    work = [(seed, first, min(first + PORTION, count)) for first in range(0, count, PORTION)]
+    if jobs == 1:
+        yield from map(portion, work)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap_unordered(portion, work)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import keyword
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -24,6 +26,13 @@ from graphclone.plan import Plan
 
 class Child(fx.GraphModule):
     """A child as a rewritten graph: an ordinary trainable module, called as its parent was."""
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """The parameter that the plan calls so."""
+        return super().get_parameter(_attribute(target))
+
+
+_OWN = frozenset(each.rstrip("_") for each in dir(Child(nn.Module(), fx.Graph())))
 
 
 def select(trace: Trace, layout: Layout, keep: Mapping[Factor, Sequence[int] | Tensor]) -> Child:
@@ -84,11 +93,21 @@ def _restate(node: fx.Node, names: list[str], name: str, position: int | None, s
 
 def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters: Collection[str]) -> Child:
     """A module around a graph: `parameters` are the trainable names of `state`; it is called as the parent is, and returns what it does."""
-    root = nn.Module()
-    for name in {str(node.target) for node in graph.nodes if node.op == "get_attr"}:
-        tensor = state[name]
-        _place(root, name, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if name in parameters else tensor)
     prune(graph)
+    root = nn.Module()
+    names: dict[str, list[fx.Node]] = defaultdict(list)
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            names[str(node.target)].append(node)
+    for name, nodes in names.items():
+        tensor = state[name]
+        _place(
+            root,
+            _attribute(name),
+            nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if name in parameters else tensor,
+        )
+        for node in nodes:
+            node.target = _attribute(name)
     _sign(graph, trace)
     graph.lint()
     return Child(root, graph, "Child")
@@ -97,13 +116,20 @@ def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters
 def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
     *path, last = name.split(".")
     for each in path:
-        if not hasattr(root, each):
+        if each not in root._modules:
             root.add_module(each, nn.Module())
-        root = getattr(root, each)
+        root = root.get_submodule(each)
     if isinstance(tensor, nn.Parameter):
         root.register_parameter(last, tensor)
     else:
         root.register_buffer(last, tensor)
+
+
+def _attribute(name: str) -> str:
+    """The name as a path of attributes that a graph module can have: those that are its own, or no Python, get an underscore."""
+    first, *rest = (re.sub(r"[\"\\\\\n]", "_", part) for part in name.split("."))
+    first = f"{first}_" if first.rstrip("_") in _OWN or keyword.iskeyword(first.rstrip("_")) else first
+    return ".".join([first, *(f"{part}_" if keyword.iskeyword(part.rstrip("_")) else part for part in rest)])
 
 
 def _sign(graph: fx.Graph, trace: Trace) -> None:

@@ -58,13 +58,15 @@ class Contraction:
 class Facts:
     """What the rules found out: a type per node, and what analysis needs besides.
 
-    `sizes[node][argument, position]` is the axis whose size an integer argument states (position None: a plain integer).
+    `sizes[node][argument, position]` is the axis whose size an integer argument states (position None: a plain integer);
+    `least`, axes of which so many positions have to stay.
     """
 
     types: dict[fx.Node, Any] = field(default_factory=dict)
     contractions: list[Contraction] = field(default_factory=list)
     normalised: list[Axis] = field(default_factory=list)
     sizes: dict[fx.Node, dict[tuple[str, int | None], Axis]] = field(default_factory=dict)
+    least: list[tuple[Axis, int, Reason]] = field(default_factory=list)
 
 
 class Opaque(Exception):
@@ -251,6 +253,11 @@ class Op:
     def normalise(self, *axes: Axis) -> None:
         """Say that results depend on the axis as a whole (a norm, a softmax, a mean): dropping is not the same as zeroing."""
         self.facts.normalised.extend(axis for axis in axes if axis.size > 1)
+
+    def at_least(self, axis: Axis, count: Any) -> None:
+        """Say that the op needs so many positions of the axis."""
+        count = as_int(count)
+        self.facts.least.append((axis, count, Reason(f"{count} of its positions are chosen", self.node)))
 
     def index(self, name: str, axis: Axis) -> None:
         """Say that the integers of an argument are positions on `axis`."""

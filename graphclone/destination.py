@@ -288,7 +288,9 @@ def _equations(aligned: Aligned, parent: Layout, child: Layout) -> Iterator[Equa
         pairs = [pair for a, b in zip(types, others, strict=False) for pair in zip(a.axes, b.axes, strict=False)]
         stated, other = parent.sizes.get(ours, {}), child.sizes.get(theirs, {})
         pairs += [(axis, other[key]) for key, axis in stated.items() if key in other]
-        yield from ((a, b.size, where) for a, b in pairs if a.size == 1 < b.size or any(algebra.factors(a)))
+        yield from (
+            (a, b.size, where) for a, b in pairs if a.size == 1 < b.size or any(factor.name for factor in algebra.factors(a))
+        )
 
 
 # -- what is not a size ----------------------------------------------------------------------------------------------
@@ -297,17 +299,21 @@ def _equations(aligned: Aligned, parent: Layout, child: Layout) -> Iterator[Equa
 def _rows(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]]) -> Rows:
     """Parameters that hold one row per block: the rows that the child's blocks read, from those that the parent's read."""
     take: dict[str, dict[int, dict[int, int]]] = {}
-    readers = Counter(name for stack in parent.blocks for block in stack.blocks for name in {name for *_, name in block.uses})
+    origins: dict[str, set[str]] = defaultdict(set)
     for ours, theirs in zip(parent.blocks, child.blocks, strict=True):
         for block, index in zip(theirs.blocks, stacks[ours.name], strict=True):
             for (a, _, source_name), (b, _, name) in zip(ours.blocks[index].uses, block.uses, strict=True):
                 row, source = (layout.sizes.get(node, {}).get(("index", None)) for layout, node in ((child, b), (parent, a)))
-                if row is not None and source is not None and readers[source_name] > 1:
-                    dim = next(
-                        i for i, axis in enumerate(child.axes(name)) if type(axis) is Concat and not list(algebra.factors(axis))
-                    )
+                origins[name].add(source_name)
+                if row is not None and source is not None:
+                    units = (type(axis) is Concat and not any(algebra.factors(axis)) for axis in child.axes(name))
+                    dim = next((i for i, unit in enumerate(units) if unit), -1)  # an index may be stated of another axis
                     take.setdefault(name, {}).setdefault(dim, {})[row.size] = source.size
-    return {name: {dim: tuple(rows[i] for i in sorted(rows)) for dim, rows in dims.items()} for name, dims in take.items()}
+    return {
+        name: {dim: tuple(rows[i] for i in sorted(rows)) for dim, rows in dims.items()}
+        for name, dims in take.items()
+        if len(origins[name]) == 1 and all(dim >= 0 and len(rows) == child.axes(name)[dim].size for dim, rows in dims.items())
+    }
 
 
 def _with_literals(plan: Plan, aligned: Aligned, parent: Layout, child: Layout) -> Plan:

@@ -42,7 +42,7 @@ def fit(equations: Iterable[Equation], everywhere: bool) -> dict[str, int]:
             because=f"it is {show(axis)} in the parent, and the graphs differ where its parts are told apart",
             attempt="the parent's own settings (attention implementation, outputs, masks) in the destination, or more than one of each",
         )
-    return {factor.name: size for factor, (size, _) in sizes.items() if size != factor.size}
+    return {factor.name: size for factor, (size, _) in sizes.items() if factor.name and size != factor.size}
 
 
 def matched(ours: Axis, theirs: Axis, where: str) -> Iterable[Equation]:
@@ -108,6 +108,9 @@ def _size(axis: Axis, sizes: Mapping[Factor, tuple[int, str]]) -> int:
 
 
 def _admit(factor: Factor, size: int, where: str) -> None:
+    """**Raises** `DestinationError`: a size that no plan can give. (A factor without a name is inside the graph only.)"""
+    if not factor.name:
+        return
     if factor.frozen is not None and size != factor.size:
         raise DestinationError(
             f"the destination has {size} positions at {where}, the parent's '{factor.name}' {factor.size}, and it is frozen",

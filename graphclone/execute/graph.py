@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import keyword
 import operator
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,6 +39,13 @@ class Child(fx.GraphModule):
             if given.keys() == set(names):  # any other call fails by itself
                 open_.check(pytree.tree_leaves([given[name] for name in names]))
         return super().__call__(*args, **kwargs)
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """The parameter that the plan calls so."""
+        return super().get_parameter(_attribute(target))
+
+
+_OWN = frozenset(each.rstrip("_") for each in dir(Child(nn.Module(), fx.Graph())))
 
 
 def select(trace: Trace, layout: Layout, keep: Mapping[Factor, Sequence[int] | Tensor]) -> Child:
@@ -97,11 +106,18 @@ def _restate(node: fx.Node, names: list[str], name: str, position: int | None, c
 
 def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters: Mapping[str, str]) -> Child:
     """A module around a graph, called as the parent is. `parameters`: names in `state` → the parent's parameter, trained if that is."""
-    root = nn.Module()
-    for name in {str(node.target) for node in graph.nodes if node.op == "get_attr"}:
-        tensor = state[name]
-        _place(root, name, nn.Parameter(tensor, trace.state[parameters[name]].requires_grad) if name in parameters else tensor)
     prune(graph)
+    root = nn.Module()
+    places: dict[str, list[fx.Node]] = defaultdict(list)
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            places[str(node.target)].append(node)
+    for name, nodes in places.items():
+        tensor = state[name]
+        trained = name in parameters and trace.state[parameters[name]].requires_grad
+        _place(root, _attribute(name), nn.Parameter(tensor, trained) if name in parameters else tensor)
+        for node in nodes:
+            node.target = _attribute(name)
     _refuse_other_constants(graph)
     names = _sign(graph, trace)
     graph.lint()
@@ -114,9 +130,9 @@ def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters
 def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
     *path, last = name.split(".")
     for each in path:
-        if not hasattr(root, each):
+        if each not in root._modules:
             root.add_module(each, nn.Module())
-        root = getattr(root, each)
+        root = root.get_submodule(each)
     if isinstance(tensor, nn.Parameter):
         root.register_parameter(last, tensor)
     else:
@@ -133,6 +149,13 @@ def _refuse_other_constants(graph: fx.Graph) -> None:
                 same = graph.call_function(operator.is_ if value is None else operator.eq, (node, value))
                 told = f"this child was traced with {node.name}={value!r}: it cannot take another value"
                 graph.call_function(torch._assert, (same, told))
+
+
+def _attribute(name: str) -> str:
+    """The name as a path of attributes that a graph module can have: those that are its own, or no Python, get an underscore."""
+    first, *rest = (re.sub(r"[\"\\\\\n]", "_", part) for part in name.split("."))
+    first = f"{first}_" if first.rstrip("_") in _OWN or keyword.iskeyword(first.rstrip("_")) else first
+    return ".".join([first, *(f"{part}_" if keyword.iskeyword(part.rstrip("_")) else part for part in rest)])
 
 
 def _sign(graph: fx.Graph, trace: Trace) -> list[str]:

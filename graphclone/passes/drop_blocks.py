@@ -58,7 +58,7 @@ class DropBlocks:
     choose: Choice = middle
 
     def __call__(self, plan: Plan, layout: Layout) -> Plan:
-        if not layout.blocks:
+        if not layout.blocks and self.depth != {}:
             raise SizeError(
                 "the model has no depth to change: no block of it repeats",
                 because="blocks are parts of the graph that follow each other and compute alike; a single one cannot be told from the rest",
@@ -84,6 +84,8 @@ class DropBlocks:
             if unknown:
                 raise UnknownNameError(f"no stack is called '{unknown.pop()}'", attempt=" or ".join(s.name for s in layout.blocks))
             depth = depth.get(stack.name, len(stack))
+        if not isinstance(depth, (int, float)) or isinstance(depth, bool) or not math.isfinite(depth):
+            raise SizeError(f"'{stack.name}' cannot have {depth!r} blocks", attempt="a whole number, or a share such as 0.5")
         blocks = round(depth * len(stack)) if isinstance(depth, float) else depth
         if blocks < 1:
             raise SizeError(f"'{stack.name}' cannot have {blocks} blocks", attempt="at least one")

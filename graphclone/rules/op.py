@@ -61,7 +61,7 @@ class Facts:
     """What the rules found out: a type per node, and what analysis needs besides.
 
     `sizes[node][argument, position]` is the axis whose size an integer argument states (position None: a plain integer); `open`
-    are the axes of the inputs whose sizes may vary.
+    are the axes of the inputs whose sizes may vary; `least`, axes of which so many positions have to stay.
     """
 
     types: dict[fx.Node, Any] = field(default_factory=dict)
@@ -69,6 +69,7 @@ class Facts:
     normalised: list[Axis] = field(default_factory=list)
     sizes: dict[fx.Node, dict[tuple[str, int | None], Axis]] = field(default_factory=dict)
     open: list[Axis] = field(default_factory=list)
+    least: list[tuple[Axis, int, Reason]] = field(default_factory=list)
 
 
 class Opaque(Exception):
@@ -262,6 +263,11 @@ class Op:
     def normalise(self, *axes: Axis) -> None:
         """Say that results depend on the axis as a whole (a norm, a softmax, a mean): dropping is not the same as zeroing."""
         self.facts.normalised.extend(axis for axis in axes if axis.size > 1)
+
+    def at_least(self, axis: Axis, count: Any) -> None:
+        """Say that the op needs so many positions of the axis."""
+        count = as_int(count)
+        self.facts.least.append((axis, count, Reason(f"{count} of its positions are chosen", self.node)))
 
     def index(self, name: str, axis: Axis) -> None:
         """Say that the integers of an argument are positions on `axis`."""

@@ -312,6 +312,7 @@ def topk(op: Op) -> list[Typed]:
         return [Typed(())] * 2
     dim = op.dim("dim", len(axes))
     op.contract(axes[dim], ("self", dim))
+    op.at_least(axes[dim], op["k"])
     op.normalise(axes[dim])
     whole = len(op.shape(0)) == len(axes)
     result = (*axes[:dim], *((op.positional(op.shape(0)[dim], "ordered by value"),) if whole else ()), *axes[dim + 1 :])

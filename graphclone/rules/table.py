@@ -20,6 +20,7 @@ import torch
 from graphclone import axes as algebra
 from graphclone.axes import Axis
 from graphclone.rules.op import Axes, Op, Opaque, Typed, name_of, rule
+from graphclone.rules.ties import differs
 
 # -- equations -------------------------------------------------------------------------------------------------------
 
@@ -280,9 +281,9 @@ def extreme(op: Op) -> list[Axes | Typed]:
 
 
 def _ranked(op: Op, axis: Axis) -> Axis:
-    """An axis whose positions are told apart by their values. Integers are often equal, and then the first of them wins."""
-    if not op.node.all_input_nodes[0].meta["val"].is_floating_point():
-        op.freeze(axis, "of equal integers the first one wins")
+    """An axis whose positions are told apart by their values, unless some may be equal and nobody but their order decides."""
+    if not differs(op.node.all_input_nodes[0], axis, op.facts):
+        op.freeze(axis, "of equal values the first one wins")
     return algebra.find(axis)
 
 

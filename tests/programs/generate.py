@@ -42,6 +42,8 @@ def _step(world: World, entry: Entry) -> bool:
     except (Unfit, Skip, RuntimeError, IndexError, ValueError, TypeError, NotImplementedError):
         return False
     kept = [each for value in ([made] if isinstance(made, Tensor) else made) for each in _moderate(world, value)]
+    for each in kept:
+        world.bequeath(x, each)
     world.values += kept
     return bool(kept)
 

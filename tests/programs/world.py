@@ -127,11 +127,20 @@ class World:
 
     def bound(self, x: Tensor) -> int:
         """What the integers of a value are below: as its maker said, or as they are now."""
-        return self.bounds.get(id(x)) or int(x.max()) + 1
+        return self.bounds.get(id(x)) or int(x.max()) + 1 if x.numel() else 1
 
     def bounded(self, x: Tensor, bound: int) -> Tensor:
         self.bounds[id(x)] = bound
         return x
+
+    def joined(self, parts: Sequence[Tensor], made: Tensor) -> Tensor:
+        """What holds the integers of several."""
+        return self.bounded(made, max(map(self.bound, parts))) if made.dtype == torch.int64 else made
+
+    def bequeath(self, x: Tensor, made: Tensor) -> None:
+        """What was made of integers has their bound, unless the move knew better."""
+        if x.dtype == made.dtype == torch.int64 and id(made) not in self.bounds and made.numel():
+            self.bounds[id(made)] = max(self.bound(x), int(made.max()) + 1)
 
     def recording(self) -> AbstractContextManager[object]:
         return self.recorder

@@ -77,7 +77,7 @@ def reckon(w: World, i: Tensor) -> Tensor:
         lambda: w.bounded(torch.cat([i, j], -1), max(n, m)),
         lambda: w.bounded(i.sort(-1).values, n),
         lambda: w.bounded(i.amax(-1, keepdim=True), n),
-        lambda: (i > 0).long().cumsum(-1) - 1,
+        lambda: w.bounded((i > 0).long().cumsum(-1), i.shape[-1] + 1),
         lambda: w.bounded(i.masked_fill(i > k, 0), n),
         lambda: w.bounded(i ^ 0, n),
         lambda: w.bounded(i.clone(), n),

@@ -186,7 +186,7 @@ def cat(w: World, x: Tensor) -> Tensor:
         shape = [w.size() if each == dim else size for each, size in enumerate(x.shape)]
         parts[1] = w.parameter(*shape) if w.coin() else torch.ops.aten.new_zeros(x, shape)
     w.rng.shuffle(parts)
-    return torch.cat(parts, dim)
+    return w.joined(parts, torch.cat(parts, dim))
 
 
 def _agree(a: Tensor, b: Tensor, dim: int) -> bool:
@@ -197,9 +197,10 @@ def _agree(a: Tensor, b: Tensor, dim: int) -> bool:
 def stack(w: World, x: Tensor) -> Tensor:
     other = w.pick([v for v in w.values if v.shape == x.shape and v.dtype == x.dtype])
     dim = w.rng.randint(-x.dim() - 1, x.dim())
-    stacked = torch.stack(w.pick([[x, other], [other, x], [x, other, x]]), dim)
+    parts = w.pick([[x, other], [other, x], [x, other, x]])
+    stacked = torch.stack(parts, dim)
     at = dim % (x.dim() + 1)
-    return stacked.flatten(at, at + 1) if w.coin() and at < x.dim() else stacked
+    return w.joined(parts, stacked.flatten(at, at + 1) if w.coin() and at < x.dim() else stacked)
 
 
 @move(1)

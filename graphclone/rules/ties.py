@@ -1,0 +1,144 @@
+"""Whether values that are ranked can be equal: of equals the first one wins, and then the order of the axis matters.
+
+Weights and inputs are *generic*: no two of their values are equal, none is zero. Arithmetic, norms, linear maps and smooth functions
+keep that. What rounds, compares, clamps, masks or fills does not, nor does a combination of a value with what was picked out of it. A
+generic value *differs* along an axis if it can be followed to a weight or an input that runs along this axis once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from torch import fx
+
+from graphclone import axes as algebra
+from graphclone.axes import Axis, Factor
+from graphclone.rules.op import Facts, Op, Typed, identity, mixing, name_of, rule_for, shape_of
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SMOOTH = _names(
+    "neg exp exp2 expm1 log log2 log10 log1p sqrt rsqrt reciprocal square pow sigmoid log_sigmoid tanh sin cos atan asinh sinh erf "
+    "softplus gelu silu mish elu selu celu leaky_relu softmax log_softmax _softmax _log_softmax _safe_softmax"
+)
+_FOLDS = _names("sum mean logsumexp linalg_vector_norm")
+_NORMS = _names("layer_norm rms_norm group_norm batch_norm")
+_SUMS = _names("add sub rsub")
+_PRODUCTS = _names("mul div multiply divide true_divide")
+_READS = _names("embedding index gather index_select take_along_dim")
+_PROBABILITIES = ("softmax", "_softmax", "_safe_softmax")
+
+
+def differs(node: fx.Node, axis: Axis, facts: Facts) -> bool:
+    """Whether the values of a node at any two positions of one of its axes are surely different."""
+    factors = list(algebra.factors(axis))
+    waiting, seen = [node], {node}
+    while waiting:
+        each = waiting.pop()
+        if _real(each) and _once(each, factors, facts):
+            if each.op != "call_function":
+                return True
+            more = [source for source in _carriers(each, factors, facts) if source not in seen]
+            waiting += more
+            seen.update(more)
+    return False
+
+
+def _real(node: fx.Node) -> bool:
+    dtype = getattr(node.meta.get("val"), "dtype", None)
+    return dtype is None or dtype.is_floating_point  # several results at once have no dtype
+
+
+def _once(node: fx.Node, factors: list[Factor], facts: Facts) -> bool:
+    """Whether a value runs along each of these factors, and along none of them twice."""
+    return all(found.count(factor) == 1 for found in [_factors(node, facts)] for factor in factors) or _several(node, facts)
+
+
+def _several(node: fx.Node, facts: Facts) -> bool:
+    return isinstance(facts.types.get(node), list)
+
+
+def _factors(node: fx.Node, facts: Facts) -> list[Factor]:
+    typed = facts.types.get(node)
+    return [factor for axis in typed.axes for factor in algebra.factors(axis)] if isinstance(typed, Typed) else []
+
+
+def _carriers(node: fx.Node, factors: list[Factor], facts: Facts) -> list[fx.Node]:
+    """The operands that may make this result differ along the factors, if none can undo it."""
+    name, sources = _name(node), node.all_input_nodes
+    along = [source for source in sources if set(factors) & set(_factors(source, facts))]
+    if name in _SUMS or name in _PRODUCTS:
+        rest = sources if name in _PRODUCTS else along
+        return along if all(generic(each, facts) for each in rest if len(sources) > 1) and 0 not in node.args else []
+    if mixing(node.target):
+        return sources if generic(node, facts) else list(node.args[2:3]) if name == "linear" else []  # type: ignore[arg-type]
+    if name in _NORMS:
+        return sources if generic(node, facts) else []
+    return sources if name in _SMOOTH or name in _FOLDS or _passes(node) else []
+
+
+def _name(node: fx.Node) -> str:
+    return name_of(node.target).removeprefix("aten.")
+
+
+def _passes(node: fx.Node) -> bool:
+    """Whether the results are values of the operands, in other places."""
+    if identity(node.target) or name_of(node.target) == "getitem":
+        return True
+    found = rule_for(node.target)
+    return found is not None and found.__module__ == "graphclone.rules.shape" and _name(node) not in ("pad", "constant_pad_nd")
+
+
+def generic(node: fx.Node, facts: Facts) -> bool:
+    """Whether no value of a node is likelier than its neighbours: none is zero, and no two are equal but copies."""
+    known, waiting = facts.generic, [node]
+    while waiting:
+        each = waiting[-1]
+        needs = list(_needs(each, facts))
+        if each not in known and (more := [source for source in needs if source not in known]):
+            waiting += more
+            continue
+        waiting.pop()
+        known[each] = _real(each) and (each.op != "call_function" or (bool(needs) and all(known[source] for source in needs)))
+    return known[node]
+
+
+def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
+    """The operands that have to be generic for the result to be so; none if it never is."""
+    if node.op != "call_function":
+        return
+    name, sources = _name(node), node.all_input_nodes
+    if name in _READS:
+        yield sources[0]
+    elif name == "scaled_dot_product_attention":
+        yield sources[2] if len(sources) > 2 else sources[-1]
+    elif mixing(node.target):  # probabilities are not all zero, whatever is masked
+        values = [each for each in sources if _real(each)]
+        yield from [each for each in values if not _probabilities(each)] or values
+    elif name in _SMOOTH | _SUMS | _PRODUCTS | _FOLDS | _NORMS or _passes(node):
+        yield from () if _degenerate(node, facts) or 0 in node.args else sources
+
+
+def _probabilities(node: fx.Node) -> bool:
+    while node.op == "call_function" and _passes(node) and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node.op == "call_function" and _name(node) in _PROBABILITIES
+
+
+def _degenerate(node: fx.Node, facts: Facts) -> bool:
+    """What norms and sums over one or two values, or a softmax over one, leave has none of their variety."""
+    name, op = _name(node), Op(node, facts)
+    shape = shape_of(op.node.all_input_nodes[0].meta["val"])
+    if name in ("layer_norm", "rms_norm"):
+        return bool(math.prod(op["normalized_shape"]) < 3)
+    if name == "group_norm":
+        return bool(math.prod(shape[1:]) < 3 * op["num_groups"])
+    if name in ("sum", "mean"):
+        return _probabilities(node.all_input_nodes[0])  # they add up to 1
+    if name in _FOLDS:
+        return math.prod(shape) < 3 * math.prod(op.shape())
+    return bool("softmax" in name and shape[op.dim("dim", len(shape))] < 2)

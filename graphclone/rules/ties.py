@@ -30,6 +30,9 @@ _NORMS = _names("layer_norm rms_norm group_norm batch_norm")
 _SUMS = _names("add sub rsub")
 _PRODUCTS = _names("mul div multiply divide true_divide")
 _READS = _names("embedding index gather index_select take_along_dim")
+_CREATED = _names(
+    "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"
+)  # of a tensor they take the shape
 _PROBABILITIES = ("softmax", "_softmax", "_safe_softmax")
 
 
@@ -119,8 +122,24 @@ def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
     elif mixing(node.target):  # probabilities are not all zero, whatever is masked
         values = [each for each in sources if _real(each)]
         yield from [each for each in values if not _probabilities(each)] or values
-    elif name in _SMOOTH | _SUMS | _PRODUCTS | _FOLDS | _NORMS or _passes(node):
+    elif name in _SUMS and 0 not in node.args:  # what a weight has mixed anew cancels nothing, be it zero here and there
+        yield from [each for each in sources if not _mixed(each)] or sources
+    elif name in _SMOOTH | _PRODUCTS | _FOLDS | _NORMS or _passes(node):
         yield from () if _degenerate(node, facts) or 0 in node.args else sources
+
+
+def _mixed(node: fx.Node) -> bool:
+    """Whether all that it is made of has come through a linear map, or another product of two tensors."""
+    waiting, seen = [node], {node}
+    while waiting:
+        each = waiting.pop()
+        if each.op != "call_function":
+            return False
+        if not mixing(each.target) and _name(each) not in _CREATED:
+            more = [source for source in each.all_input_nodes if _real(source) and source not in seen]
+            waiting += more
+            seen.update(more)
+    return True
 
 
 def _probabilities(node: fx.Node) -> bool:
@@ -131,6 +150,8 @@ def _probabilities(node: fx.Node) -> bool:
 
 def _degenerate(node: fx.Node, facts: Facts) -> bool:
     """What norms and sums over one or two values, or a softmax over one, leave has none of their variety."""
+    if name_of(node.target) == "getitem":
+        return False
     name, op = _name(node), Op(node, facts)
     shape = shape_of(op.node.all_input_nodes[0].meta["val"])
     if name in ("layer_norm", "rms_norm"):

@@ -38,6 +38,8 @@ _MAMBA: dict[str, Any] = dict(
     mamba_chunk_size=4,
 )  # fmt: skip
 _CODEC: dict[str, Any] = dict(upsample_groups=lambda sizes: sizes["hidden_size"], codebook_size=32)
+_GRIDS: dict[str, Any] = dict(image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]])
+_PYRAMID: dict[str, Any] = dict(backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]])
 _PERCEPTION: dict[str, Any] = dict(embed_dim=48, depth=2, num_heads=4, img_size=56)
 
 
@@ -79,7 +81,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
         hidden_size=Pair(64, 32), intermediate_layers_indices=Pair([1, 3], [0, 1]), vision_output_dim=Pair(192, 96),
         num_global_layers=2,
     ),
-    "bamba": _MAMBA, "granitemoehybrid": _MAMBA, "granite4_vision_text": _MAMBA,
+    "bamba": _MAMBA, "granitemoehybrid": _MAMBA,
     "falcon_h1": _MAMBA | dict(mamba_d_ssm=None),
     "mamba2": dict(num_heads=Pair(8, 4), head_dim=_per_head("hidden_size", "expand", "num_heads"), n_groups=2, state_size=20, chunk_size=4),
     "cohere_compass_text": dict(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}}),
@@ -113,22 +115,54 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     ),
     "ovis2": dict(hidden_size=lambda sizes: sizes["text_config"].hidden_size),
     "poolformer": dict(depths=[2, 2, 2, 2]), "pvt": dict(depths=[2, 2, 2, 2]),
-    "edgetam_vision_model": dict(
+    "pe_video_encoder": dict(vision_config=_timm("vit_pe_core_large_patch14_336", num_labels=24, **_PERCEPTION)),
+    "perception_lm": dict(vision_config=_timm("vit_pe_core_large_patch14_336", **_PERCEPTION)),
+    "fast_vlm": dict(vision_config=_timm("fastvit_t8", hidden_size=768, layers=(1, 1, 1, 1))),
+    "granite_speech_encoder": dict(context_size=20, max_pos_emb=64), "granite_speech_plus_encoder": dict(context_size=20, max_pos_emb=64),
+    "granite_speech5_encoder": dict(context_size=20),
+    "grounding-dino": dict(max_text_len=11), "mm-grounding-dino": dict(max_text_len=11),
+    "janus_vision_model": {TEXT: ("projection_dim",)},
+    "layoutlmv3": dict(input_size=64, hidden_size=Pair(96, 48), coordinate_size=Pair(16, 8), shape_size=Pair(16, 8)),
+    "lilt": dict(hidden_size=Pair(96, 48)),
+    "lfm2_moe": dict(layer_types=Pair(["conv", "full_attention"] * 2, ["conv", "full_attention"])),
+    "/blip_2_qformer": dict(encoder_hidden_size=64),
+    "gemma3n_vision": dict(model_args=dict(channel_multiplier=0.1), hidden_size=2048),
+    "llava_next": _GRIDS, "llava_next_video": _GRIDS, "llava_onevision": _GRIDS, "granite4_vision": _GRIDS,
+    "mistral3": dict(vision_feature_layer=-1),
+    "modernvbert/siglip_vision_model": dict(image_size=32), "ultravbert/siglip_vision_model": dict(image_size=32),
+    "dbrx/": dict(rope_theta=10000.0),
+    "deepseek_ocr2_sam_vision_model": dict(downsample_channels=Pair([16, 128], [8, 64])),
+    "unlimited_ocr_sam_vision_model": dict(downsample_channels=Pair([16, 128], [8, 64])),
+    "diffusion_gemma_text": dict(num_experts=6, top_k_experts=2, moe_intermediate_size=Pair(64, 32)),
+    "dots3_note_vision_encoder": dict(adapter_in_dim=lambda sizes: sizes["hidden_size"]),
+    "gemma4_audio": dict(subsampling_conv_channels=[128, 16]),
+    "glmasr_encoder": dict(intermediate_size=lambda sizes: 4 * sizes["hidden_size"]),
+    "hiera": dict(patch_size=[7, 7], decoder_hidden_size=Pair(64, 32), decoder_depth=2, decoder_num_heads=Pair(4, 2)),
+    "molmo2_adapter": dict(vision_feature_layer=Pair([3, 1], [1, 0])),
+    "moonshine_streaming": dict(num_key_value_heads=Pair(8, 4)),
+    "neomme": dict(head_dim=16),
+    "qwen3_asr_encoder": dict(n_window=11),
+    "aria": dict(projector_patch_to_query_dict={36: 9}),
+    "align": dict(projection_dim=Pair(160, 80)),
+    "chameleon_vqgan": dict(num_embeddings=8), "emu3_vqgan": dict(codebook_size=8),
+    "chmv2/dinov3_vit": dict(return_class_token=True),
+    "deepseek_v2": dict(num_experts_per_tok=2),
+    "depth_pro": dict(patch_size=24), "depth_pro/dinov2": dict(image_size=24),
+    "sam2_vision_model": _PYRAMID, "edgetam_vision_model": _PYRAMID | dict(
         backbone_config=_timm("repvit_m1", features_only=True, out_indices=[0, 1, 2, 3], embed_dim=(16, 32, 48, 64), depth=(1, 1, 1, 1)),
         backbone_channel_list=[64, 48, 32, 16],
     ),
-    "pe_video_encoder": dict(vision_config=_timm("vit_pe_core_large_patch14_336", num_labels=24, **_PERCEPTION)),
-    "perception_lm": dict(vision_config=_timm("vit_pe_core_large_patch14_336", **_PERCEPTION)),
-    "fast_vlm": dict(vision_config=_timm("fastvit_mci0", hidden_size=128, layers=(1, 1, 1, 1), embed_dims=(16, 32, 48, 64))),
+    "sam2_prompt_encoder": dict(patch_size=16), "edgetam_prompt_encoder": dict(patch_size=16),
+    "fun_asr_nano_adaptor": dict(intermediate_size=Pair(48, 24)),
     "chameleon": dict(vocabulary_map={"<image>": 41, **{f"IMGIMG{'BCDEFGHIJK'[i]}Z": 42 + i for i in range(8)}}),
     "cvt": dict(depth=[1, 2, 3]),
-    "hiera": dict(decoder_hidden_size=Pair(64, 32), decoder_depth=2, decoder_num_heads=Pair(4, 2)),
     "gpt_neo": dict(attention_types=Pair([[["global", "local"], 2]], [[["global", "local"], 1]])),
 }
 
 
-def exceptions(model_type: str) -> dict[str, Any]:
-    return _EXCEPTIONS.get(model_type, {})
+def exceptions(model_type: str, owner: str = "") -> dict[str, Any]:
+    """For a config of this type, and within a config of the type `owner`."""
+    return _EXCEPTIONS.get(model_type, {}) | _EXCEPTIONS.get(f"{owner}/{model_type}", {})
 
 
 # Their rotary embedding takes sections for time, height and width even where the default config names none.
@@ -141,8 +175,18 @@ def reads_sections(model_type: str) -> bool:
 
 
 # Networks whose stages must agree in more ways than the walk sees: their widths stay as they are.
-_WIDE = ("pp_lcnet", "pp_ocrv", "slanet", "slanext", "pp_formulanet", "hgnet")
+_WIDE = ("pp_lcnet", "pp_ocrv", "slanet", "slanext", "pp_formulanet", "hgnet", "efficientloftr", "lightglue", "superglue", "superpoint")
 
 
 def keeps_widths(model_type: str) -> bool:
     return model_type.startswith(_WIDE)
+
+
+# The width of the stream is that of an input, which stays.
+_INPUT_IS_STREAM = ("blip_2_qformer", "nemotron3_5_transcribe_word_timestamp", "mimi_decoder", "pocket_tts_audio_tokenizer_decoder")
+# Stages of one layer are read off wrongly by the model itself.
+_NEEDS_DEPTH = ("glpn",)
+
+
+def has_smaller(model_type: str) -> bool:
+    return model_type not in _INPUT_IS_STREAM + _NEEDS_DEPTH

@@ -25,16 +25,21 @@ def example(model: nn.Module) -> Made:
     if case.type in SPECIAL:
         made = SPECIAL[case.type](case)
     else:
-        made |= pictures(case)
-        made |= sounds(case)
-        _text(case, made)
+        made = text_with_images(case)
     for name, maker in _MAKERS.items():
         if name in case.accepts and name not in made and (value := maker(case, made)) is not None:
             made[name] = value
     missing = [name for name in case.required if name not in made]
     if missing:
         raise Unbuildable(f"no maker for the inputs {', '.join(missing)}")
-    return {name: value for name, value in made.items() if name in case.accepts}
+    return {name: value for name, value in made.items() if name in case.accepts and value is not None}
+
+
+def text_with_images(case: Case) -> Made:
+    """What the parameters' names tell: pixels, sounds, and text with a placeholder for each vector of theirs."""
+    made = pictures(case) | sounds(case)
+    _text(case, made)
+    return made
 
 
 def _text(case: Case, made: Made) -> None:

@@ -11,6 +11,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("rotary", r"rotary_dim"),
     ("codebook", r"codebook_size"),
     ("source positions", r"max_source_positions"),
+    ("keep", r"pos_emb_(height|width)|visual_feat_dim|state_dim|act_dim|max_(state|action)_dim|feature_projection_input_dim|input_dim|input_feat_size"),
     ("keep", r"num_channels|input_channels|in_chans|audio_channels|num_channels_out|codebook_dim|chunk_size_feed_forward"),
     ("keep", r".*(kernel|stride|padding|dilation|factor|ratio|loss|cost|temperature|seed|_bins|num_groups|groups|version).*"),
     ("keep", r"num_labels|type_vocab_size|.*_theta|.*_every|num_feature_levels|pretraining_tp|n_langs|block_multiple_of"),
@@ -19,7 +20,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ("window", r"sliding_window(_size)?|local_attention|attention_window_size|attention_chunk_size"),
     ("vocabulary", r".*vocab_size|.*vocab_size_per_layer_input|vocab_offset|head_out_channels"),
     ("positions", r"max_position_embeddings|n_positions|max_target_positions|n_ctx|context_length|max_seq_len|model_max_length"
-                  r"|.*max_position_embeddings|max_sequence_length|max_pos_emb"),
+                  r"|.*max_position_embeddings|max_sequence_length"),
     ("square positions", r"num_position_embeddings|position_embedding_size"),
     ("layer indices", r"global_attn_indexes|deepstack_visual_indexes|fullatt_block_indexes|_?out_indices|window_block_indices"
                       r"|mlp_only_layers|full_attn_idxs|intermediate_hidden_state_indices|moe_layers|.*layers?_(indices|indexes|idxs?|ids)|attn_layer_indices"),

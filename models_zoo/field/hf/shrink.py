@@ -100,7 +100,7 @@ def _scale(config: Any, half: bool) -> Scale:
             elif role(name) == "depths" and isinstance(value, list | tuple):
                 hierarchical = True
             elif role(name) == "width":
-                (stages if isinstance(value, list | tuple) else widths).update(number for number in numbers if number >= 16)
+                (stages if isinstance(value, list | tuple) and "intermediate" not in name else widths).update(number for number in numbers if number >= 16)
     moved = {old: VOCABULARY - 1 - index for index, old in enumerate(sorted(t for t in tokens if t >= CONTENT.start))}
     if keeps_widths(config.model_type):
         return Scale({}, moved, half, True)
@@ -119,7 +119,7 @@ def _widths(widths: set[int], stages: set[int], hierarchical: bool, half: bool) 
     return {old: _PALETTE[min(rank, len(_PALETTE) - 1)] // (2 if half else 1) for rank, old in enumerate(big)}
 
 
-def _rebuild(config: Any, scale: Scale, settings: dict[str, Any]) -> Any:
+def _rebuild(config: Any, scale: Scale, settings: dict[str, Any], owner: str = "") -> Any:
     from transformers import PretrainedConfig
 
     if config.model_type == "timm_backbone":
@@ -133,7 +133,7 @@ def _rebuild(config: Any, scale: Scale, settings: dict[str, Any]) -> Any:
         if name in _IGNORED or name not in vars(config):
             continue
         if isinstance(value, PretrainedConfig):
-            sizes[name] = _rebuild(value, scale, _ties(config, value, scale))
+            sizes[name] = _rebuild(value, scale, _ties(config, value, scale), config.model_type)
             continue
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         derived = default is None and plain is not None and value == field_of(plain, name)
@@ -152,7 +152,7 @@ def _rebuild(config: Any, scale: Scale, settings: dict[str, Any]) -> Any:
     if "pad_token_id" in sizes and sizes["pad_token_id"] is None:
         sizes["pad_token_id"] = 0
     sizes |= _outputs(config, sizes, plain)
-    for name, fix in exceptions(config.model_type).items():
+    for name, fix in exceptions(config.model_type, owner).items():
         if fix is ...:  # left to the config's own rule
             sizes.pop(name, None)
         elif name != TEXT:
@@ -248,10 +248,12 @@ def _heads(heads: Sequence[int], half: bool) -> list[int]:
 def _rotated(config: Any, scale: Scale) -> int:
     """The size of a head that rotary sections share out."""
     head = field_of(config, "qk_rope_head_dim") and "qk_rope_head_dim" or "head_dim"
-    size = exceptions(config.model_type).get(head) or field_of(config, head)
+    fixed = exceptions(config.model_type).get(head)
+    if isinstance(fixed, int):
+        return fixed
     explicit = any(field.name == head and field.default is not None for field in dataclasses.fields(config))
-    if isinstance(size, int) and explicit:
-        return size if head in exceptions(config.model_type) else scale.size(head, size)
+    if explicit and field_of(config, head):
+        return scale.size(head, field_of(config, head))
     width, heads = field_of(config, "hidden_size"), field_of(config, "num_attention_heads")
     return scale.size("hidden_size", width) // scale.size("num_heads", heads) if width and heads else 12
 

@@ -71,8 +71,8 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "esmc": dict(num_key_value_heads=Pair(8, 4)),
     "glm5_next_text": dict(num_key_value_heads=Pair(8, 4)),
     "dots1": dict(n_routed_experts=6, n_shared_experts=2, num_experts_per_tok=2, n_group=2, topk_group=1),
-    "deepseek_ocr2_text": dict(mlp_layer_types=Pair(["dense", "sparse", "sparse", "sparse"], ["dense", "sparse"])),
-    "unlimited_ocr_text": dict(mlp_layer_types=Pair(["dense", "sparse", "sparse", "sparse"], ["dense", "sparse"])),
+    "deepseek_ocr2_text": dict(num_experts_per_tok=2, mlp_layer_types=Pair(["dense", "sparse", "sparse", "sparse"], ["dense", "sparse"])),
+    "unlimited_ocr_text": dict(num_experts_per_tok=2, mlp_layer_types=Pair(["dense", "sparse", "sparse", "sparse"], ["dense", "sparse"])),
     "bridgetower_text_model": dict(hidden_size=Pair(128, 64)),
     "bridgetower_vision_model": dict(hidden_size=Pair(128, 64)),
     "bridgetower": dict(hidden_size=Pair(128, 64)),
@@ -119,7 +119,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "perception_lm": dict(vision_config=_timm("vit_pe_core_large_patch14_336", **_PERCEPTION)),
     "fast_vlm": dict(vision_config=_timm("fastvit_t8", hidden_size=768, layers=(1, 1, 1, 1))),
     "granite_speech_encoder": dict(context_size=20, max_pos_emb=64), "granite_speech_plus_encoder": dict(context_size=20, max_pos_emb=64),
-    "granite_speech5_encoder": dict(context_size=20),
+    "granite_speech5_encoder": dict(context_size=20, num_key_value_heads=Pair(8, 4)),
     "grounding-dino": dict(max_text_len=11), "mm-grounding-dino": dict(max_text_len=11),
     "janus_vision_model": {TEXT: ("projection_dim",)},
     "layoutlmv3": dict(input_size=64, hidden_size=Pair(96, 48), coordinate_size=Pair(16, 8), shape_size=Pair(16, 8)),
@@ -127,10 +127,11 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "lfm2_moe": dict(layer_types=Pair(["conv", "full_attention"] * 2, ["conv", "full_attention"])),
     "/blip_2_qformer": dict(encoder_hidden_size=64),
     "gemma3n_vision": dict(model_args=dict(channel_multiplier=0.1), hidden_size=2048),
-    "llava_next": _GRIDS, "llava_next_video": _GRIDS, "llava_onevision": _GRIDS, "granite4_vision": _GRIDS,
+    "llava_next": _GRIDS, "llava_next_video": _GRIDS, "llava_onevision": _GRIDS, 
+    "granite4_vision": _GRIDS | dict(deepstack_layer_map=Pair([[1, 1], [2, 2]], [[0, 0]]), spatial_target_layers=Pair([3], [1])),
     "mistral3": dict(vision_feature_layer=-1),
     "modernvbert/siglip_vision_model": dict(image_size=32), "ultravbert/siglip_vision_model": dict(image_size=32),
-    "dbrx/": dict(rope_theta=10000.0),
+    "dbrx/": dict(rope_theta=10000.0, clip_qkv=8.0),
     "deepseek_ocr2_sam_vision_model": dict(downsample_channels=Pair([16, 128], [8, 64])),
     "unlimited_ocr_sam_vision_model": dict(downsample_channels=Pair([16, 128], [8, 64])),
     "diffusion_gemma_text": dict(num_experts=6, top_k_experts=2, moe_intermediate_size=Pair(64, 32)),
@@ -142,18 +143,26 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "moonshine_streaming": dict(num_key_value_heads=Pair(8, 4)),
     "neomme": dict(head_dim=16),
     "qwen3_asr_encoder": dict(n_window=11),
+    "dots3_note_audio_encoder": dict(adapter_input_size=lambda sizes: sizes["hidden_size"]),
+    "emu3_vqgan": dict(codebook_size=8, hidden_size=lambda sizes: sizes["base_channels"] * sizes["channel_multiplier"][-1]),
+    "granite_speech/blip_2_qformer": dict(encoder_hidden_size=Pair(192, 96)),
+    "granite_speech_plus/blip_2_qformer": dict(encoder_hidden_size=Pair(192, 96)),
+    "sam2_hiera_det_model": dict(global_attention_blocks=Pair([4], [])),
+    "pix2struct_text_model": dict(d_kv=lambda sizes: sizes["hidden_size"] // sizes["num_heads"]),
+    "pix2struct_vision_model": dict(d_kv=lambda sizes: sizes["hidden_size"] // sizes["num_attention_heads"]),
+    "qwen2_5_omni_thinker": dict(vision_start_token_id=54, vision_end_token_id=53),
     "aria": dict(projector_patch_to_query_dict={36: 9}),
     "align": dict(projection_dim=Pair(160, 80)),
-    "chameleon_vqgan": dict(num_embeddings=8), "emu3_vqgan": dict(codebook_size=8),
+    "chameleon_vqgan": dict(num_embeddings=8),
     "chmv2/dinov3_vit": dict(return_class_token=True),
     "deepseek_v2": dict(num_experts_per_tok=2),
-    "depth_pro": dict(patch_size=24), "depth_pro/dinov2": dict(image_size=24),
+    "depth_pro": dict(patch_size=24, intermediate_hook_ids=Pair([3, 1], [1, 0])), "depth_pro/dinov2": dict(image_size=24),
     "sam2_vision_model": _PYRAMID, "edgetam_vision_model": _PYRAMID | dict(
         backbone_config=_timm("repvit_m1", features_only=True, out_indices=[0, 1, 2, 3], embed_dim=(16, 32, 48, 64), depth=(1, 1, 1, 1)),
         backbone_channel_list=[64, 48, 32, 16],
     ),
     "sam2_prompt_encoder": dict(patch_size=16), "edgetam_prompt_encoder": dict(patch_size=16),
-    "fun_asr_nano_adaptor": dict(intermediate_size=Pair(48, 24)),
+    "fun_asr_nano/": dict(intermediate_size=Pair(48, 24)),
     "chameleon": dict(vocabulary_map={"<image>": 41, **{f"IMGIMG{'BCDEFGHIJK'[i]}Z": 42 + i for i in range(8)}}),
     "cvt": dict(depth=[1, 2, 3]),
     "gpt_neo": dict(attention_types=Pair([[["global", "local"], 2]], [[["global", "local"], 1]])),
@@ -183,9 +192,10 @@ def keeps_widths(model_type: str) -> bool:
 
 
 # The width of the stream is that of an input, which stays.
-_INPUT_IS_STREAM = ("blip_2_qformer", "nemotron3_5_transcribe_word_timestamp", "mimi_decoder", "pocket_tts_audio_tokenizer_decoder")
+_INPUT_IS_STREAM = ("blip_2_qformer", "nemotron3_5_transcribe_word_timestamp", "mimi_decoder", "pocket_tts_audio_tokenizer_decoder",
+                    "pop2piano")  # fmt: skip
 # Stages of one layer are read off wrongly by the model itself.
-_NEEDS_DEPTH = ("glpn",)
+_NEEDS_DEPTH = ("glpn", "poolformer", "pvt")
 
 
 def has_smaller(model_type: str) -> bool:

@@ -11,7 +11,7 @@ from models_zoo.entry import integers, reals
 from models_zoo.field.hf.case import PICTURES, Case
 
 _TOWERS = ("vision_config", "vision_tower_config", "vit_config", "image_config", "backbone_config", "encoder")
-_SEVERAL = ("colmodernvbert", "colidefics3")
+_SEVERAL = ("colmodernvbert", "colidefics3", "perception_lm")
 IMAGE = 64  # where the config names no size, as convolutional networks do
 
 
@@ -46,11 +46,14 @@ def pictures(case: Case) -> dict[str, Any]:
 
 def channels(case: Case) -> int:
     value = case.size("num_channels", "in_channels", "in_chans", default=3, under=_TOWERS)
-    return int(value) if isinstance(value, int) else 3
+    return int(value) if isinstance(value, int) and case.type != "neomme" else 3
 
 
 def image_size(case: Case) -> tuple[int, int]:
-    size = case.size("image_size", "img_size", default=IMAGE, under=_TOWERS)
+    if case.type.endswith("_rec"):  # a line of text
+        return 48, 96
+    arguments = case.size("model_args", default={}, under=_TOWERS)
+    size = arguments.get("img_size") or case.size("image_size", "img_size", default=IMAGE, under=_TOWERS)
     if isinstance(size, dict):
         size = size["height"], size["width"]
     if isinstance(size, list | tuple):
@@ -84,7 +87,7 @@ def _patches(case: Case, pixels: str, grid: str) -> dict[str, Any]:
     if case.type.startswith("kimi_k25"):
         flat = flat.view(count, channels(case), patch, patch)
     if case.type.startswith("paddleocr_vl"):
-        flat = flat.view(1, count, channels(case), patch, patch)
+        flat = flat.view(*((1,) if case.type.endswith("vision") else ()), count, channels(case), patch, patch)
     return {pixels: flat, grid: shapes}
 
 

@@ -215,7 +215,7 @@ def _small(config: Any, name: str, value: Any, scale: Scale, picked: Sequence[in
     if picked and _per_layer(config, value):
         return type(value)(_each(name, value[index], scale) for index in picked)
     kind = role(name)
-    if kind == "key heads":
+    if kind == "key heads" and not isinstance(value, list | tuple):
         heads = scale.size("num_heads", field_of(config, "num_attention_heads") or 0)
         if field_of(config, "kv_lora_rank"):
             return heads  # keys and values come from one latent, a part for each query head

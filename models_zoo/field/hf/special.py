@@ -269,3 +269,18 @@ def _strip(case: Case) -> Made:
     """All patches of all images side by side."""
     patch = case.config.patch_size
     return {"pixel_values": reals(1, 3, patch, 48 * patch), "target_sizes": torch.tensor([[4, 6], [6, 4]])}
+
+
+@special("jev")
+def _questions(case: Case) -> Made:
+    return {
+        "input_ids": case.tokens(1, LENGTH),
+        "marks": torch.tensor([[4, 8]]),
+        "num_options": torch.tensor([[2, 2]]),
+        "question_type_ids": torch.tensor([[0, 0]]),
+    }
+
+
+@special("pop2piano")
+def _embedded(case: Case) -> Made:
+    return {"input_features": reals(PICTURES, 13, case.config.d_model), "decoder_input_ids": case.tokens(PICTURES, TARGET)}

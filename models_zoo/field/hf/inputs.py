@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -88,11 +89,10 @@ def _placeholders(case: Case, made: Made) -> dict[int, tuple[int, int, int | Non
 
 def _feature_rows(case: Case, method: str, made: Made) -> int:
     """How many vectors the tower hands to the language model: run it and count."""
-    import inspect
-
-    function = next((f for part in case.model.modules() if (f := getattr(part, method, None))), None)
-    if function is None:
+    functions = [function for part in case.model.modules() if (function := getattr(part, method, None))]
+    if not functions:
         return 0
+    function = max(functions, key=lambda each: len(inspect.signature(each).parameters))  # the one that names what it takes
     parameters = inspect.signature(function).parameters
     given = {name: value for name, value in made.items() if name in parameters}
     if not given:

@@ -24,6 +24,9 @@ def pictures(case: Case) -> dict[str, Any]:
     pixels = next((name for name in ("pixel_values", "hidden_states") if name in case.accepts), None)
     if grid and pixels:
         return _patches(case, pixels, grid)
+    if "image_grid_hw" in case.accepts and case.type == "nemotron_h_omni":
+        patch = case.size("patch_size", under=_TOWERS)
+        return {"pixel_values": reals(48, channels(case) * patch * patch), "image_grid_hw": torch.tensor([[4, 6], [6, 4]])}
     if "spatial_shapes" in case.accepts:
         return _naflex(case)
     if case.size("image_grid_pinpoints") and "image_sizes" in case.accepts:  # the whole image and the tiles of its best grid
@@ -32,7 +35,9 @@ def pictures(case: Case) -> dict[str, Any]:
         made["image_sizes"] = torch.tensor([[height, 2 * width]] * PICTURES)
         return made
     if "pixel_values" in case.accepts:
-        several = (1,) if "pixel_attention_mask" in case.accepts or case.type in _SEVERAL else ()  # images of a row, one after another
+        several = (
+            (1,) if "pixel_attention_mask" in case.accepts or case.type in _SEVERAL else ()
+        )  # images of a row, one after another
         made["pixel_values"] = reals(PICTURES, *several, channels(case), *image_size(case))
         made["pixel_attention_mask"] = torch.ones(PICTURES, *several, *image_size(case), dtype=torch.bool)
         made["image_sizes"] = torch.tensor([image_size(case)] * PICTURES)
@@ -40,7 +45,9 @@ def pictures(case: Case) -> dict[str, Any]:
         size = case.config.high_res_vision_config.image_size
         made["high_res_pixel_values"] = reals(PICTURES, channels(case), size, size, seed=1)
     if "pixel_values_videos" in case.accepts and "pixel_values_videos" in case.required:
-        made["pixel_values_videos"] = reals(PICTURES, case.size("num_frames", "frames_per_clip", default=4), channels(case), *image_size(case))
+        made["pixel_values_videos"] = reals(
+            PICTURES, case.size("num_frames", "frames_per_clip", default=4), channels(case), *image_size(case)
+        )
     return made
 
 

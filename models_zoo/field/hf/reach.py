@@ -65,7 +65,9 @@ def deaf(model: Any, kwargs: dict[str, Any], out: Any) -> Result:
     for name, value in kwargs.items():
         if value.is_floating_point() and value.ndim > 2:
             with torch.no_grad():
-                after = [tensor for tensor in tensors(model(**kwargs | {name: value.flip(-1) * 0.5})) if tensor.is_floating_point()]
+                after = [
+                    tensor for tensor in tensors(model(**kwargs | {name: value.flip(-1) * 0.5})) if tensor.is_floating_point()
+                ]
             if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before, after, strict=False)):
                 dead.append(name)
     senses = {"pixel_values", "input_features", "input_values"} & set(inspect.signature(model.forward).parameters)

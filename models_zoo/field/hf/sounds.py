@@ -25,7 +25,9 @@ def sounds(case: Case) -> dict[str, Any]:
         features = spectrogram(case)
         frames = next(size for size in features.shape[1:] if size in (FRAMES, features.shape[-1]))
         made["input_features"] = features
-        made["input_features_mask"] = torch.ones(PICTURES, frames, dtype=torch.bool if case.type.startswith("gemma") else torch.long)
+        made["input_features_mask"] = torch.ones(
+            PICTURES, frames, dtype=torch.bool if case.type.startswith("gemma") else torch.long
+        )
         made["padding_mask"] = made["input_features_mask"]
         made["feature_attention_mask"] = made["input_features_mask"]
     if "input_values" in case.accepts:

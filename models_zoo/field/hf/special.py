@@ -26,7 +26,10 @@ def special(*types: str) -> Callable[[Callable[[Case], Made]], Callable[[Case], 
 
 
 def _words(case: Case, batch: int = PICTURES) -> Made:
-    return {"input_ids": case.tokens(batch, LENGTH), "attention_mask": (torch.arange(LENGTH) < torch.tensor([[LENGTH]] * (batch - 1) + [[LENGTH - 2]])).long()}
+    return {
+        "input_ids": case.tokens(batch, LENGTH),
+        "attention_mask": (torch.arange(LENGTH) < torch.tensor([[LENGTH]] * (batch - 1) + [[LENGTH - 2]])).long(),
+    }
 
 
 @special("audio-spectrogram-transformer")
@@ -37,7 +40,10 @@ def _spectrogram_patches(case: Case) -> Made:
 @special("clap", "clap_audio_model")
 def _clap(case: Case) -> Made:
     bins = case.size("num_mel_bins", under=("audio_config",))
-    return _words(case) | {"input_features": reals(PICTURES, 1, 97, bins), "is_longer": torch.zeros(PICTURES, 1, dtype=torch.bool)}
+    return _words(case) | {
+        "input_features": reals(PICTURES, 1, 97, bins),
+        "is_longer": torch.zeros(PICTURES, 1, dtype=torch.bool),
+    }
 
 
 @special("clvp")
@@ -125,7 +131,10 @@ def _forecast(case: Case) -> Made:
 def _flat(case: Case) -> Made:
     width = case.size("patch_embed_hidden_size", under=("vision_config",))
     places = torch.stack([torch.arange(13) // 4 + 1, torch.arange(13) % 4 + 1], -1).float().repeat(PICTURES, 1, 1)
-    return {"flattened_patches": torch.cat([places, reals(PICTURES, 13, width)], -1), "decoder_input_ids": case.tokens(PICTURES, TARGET)}
+    return {
+        "flattened_patches": torch.cat([places, reals(PICTURES, 13, width)], -1),
+        "decoder_input_ids": case.tokens(PICTURES, TARGET),
+    }
 
 
 @special("dia")
@@ -175,7 +184,10 @@ def _qformer(case: Case) -> Made:
 
 @special("gemma3n_audio")
 def _mel(case: Case) -> Made:
-    return {"audio_mel": reals(PICTURES, 37, case.config.input_feat_size), "audio_mel_mask": torch.zeros(PICTURES, 37, dtype=torch.bool)}
+    return {
+        "audio_mel": reals(PICTURES, 37, case.config.input_feat_size),
+        "audio_mel_mask": torch.zeros(PICTURES, 37, dtype=torch.bool),
+    }
 
 
 @special("pi0")
@@ -251,7 +263,9 @@ def _large(case: Case) -> Made:
 
 @special("musicgen", "musicgen_melody")
 def _music(case: Case) -> Made:
-    made = _words(case) | {"decoder_input_ids": case.tokens(PICTURES * case.size("num_codebooks", under=("decoder",)), TARGET, seed=1)}
+    made = _words(case) | {
+        "decoder_input_ids": case.tokens(PICTURES * case.size("num_codebooks", under=("decoder",)), TARGET, seed=1)
+    }
     if case.type == "musicgen_melody":
         made["input_features"] = reals(PICTURES, 13, case.config.num_chroma)
     return made
@@ -284,3 +298,36 @@ def _questions(case: Case) -> Made:
 @special("pop2piano")
 def _embedded(case: Case) -> Made:
     return {"input_features": reals(PICTURES, 13, case.config.d_model), "decoder_input_ids": case.tokens(PICTURES, TARGET)}
+
+
+@special("speech-encoder-decoder")
+def _waveform_to_text(case: Case) -> Made:
+    return {"input_values": reals(PICTURES, 4001), "decoder_input_ids": case.tokens(PICTURES, TARGET)}
+
+
+@special("speecht5")
+def _text_to_spectrogram(case: Case) -> Made:
+    return _words(case) | {
+        "input_values": case.tokens(PICTURES, LENGTH),
+        "decoder_input_values": reals(PICTURES, TARGET, case.config.num_mel_bins),
+        "speaker_embeddings": reals(PICTURES, case.config.speaker_embedding_dim, seed=1),
+    }
+
+
+@special("splinter")
+def _question(case: Case) -> Made:
+    made = _words(case)
+    made["input_ids"][:, 4] = case.config.question_token_id
+    return made
+
+
+@special("speech_to_text")
+def _frames_first(case: Case) -> Made:
+    return {"input_features": reals(PICTURES, 52, case.config.input_feat_per_channel), "decoder_input_ids": case.tokens(PICTURES, TARGET)}
+
+
+@special("timesformer", "vivit", "videomae", "vjepa2", "videoprism", "videoprism_vision_model")
+def _video(case: Case) -> Made:
+    frames = case.size("num_frames", "frames_per_clip")
+    video = reals(PICTURES, frames, 3, *image_size(case))
+    return {"pixel_values_videos" if "pixel_values_videos" in case.accepts else "pixel_values": video}

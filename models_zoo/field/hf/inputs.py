@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -25,16 +26,21 @@ def example(model: nn.Module) -> Made:
     if case.type in SPECIAL:
         made = SPECIAL[case.type](case)
     else:
-        made |= pictures(case)
-        made |= sounds(case)
-        _text(case, made)
+        made = text_with_images(case)
     for name, maker in _MAKERS.items():
         if name in case.accepts and name not in made and (value := maker(case, made)) is not None:
             made[name] = value
     missing = [name for name in case.required if name not in made]
     if missing:
         raise Unbuildable(f"no maker for the inputs {', '.join(missing)}")
-    return {name: value for name, value in made.items() if name in case.accepts}
+    return {name: value for name, value in made.items() if name in case.accepts and value is not None}
+
+
+def text_with_images(case: Case) -> Made:
+    """What the parameters' names tell: pixels, sounds, and text with a placeholder for each vector of theirs."""
+    made = pictures(case) | sounds(case)
+    _text(case, made)
+    return made
 
 
 def _text(case: Case, made: Made) -> None:
@@ -72,6 +78,8 @@ def _placeholders(case: Case, made: Made) -> dict[int, tuple[int, int, int | Non
     ):
         token = case.size(*names)
         count = _feature_rows(case, method, made) if token is not None else 0
+        if case.type == "qwen2_audio" and kind == 3:  # two strides of two, and no method to ask
+            count = PICTURES * (made["input_features"].shape[-1] // 4)
         if count:
             what = "vision" if kind == 1 else "audio"
             start, end = case.size(f"{what}_start_token_id"), case.size(f"{what}_end_token_id")
@@ -81,11 +89,10 @@ def _placeholders(case: Case, made: Made) -> dict[int, tuple[int, int, int | Non
 
 def _feature_rows(case: Case, method: str, made: Made) -> int:
     """How many vectors the tower hands to the language model: run it and count."""
-    import inspect
-
-    function = next((f for part in case.model.modules() if (f := getattr(part, method, None))), None)
-    if function is None:
+    functions = [function for part in case.model.modules() if (function := getattr(part, method, None))]
+    if not functions:
         return 0
+    function = max(functions, key=lambda each: len(inspect.signature(each).parameters))  # the one that names what it takes
     parameters = inspect.signature(function).parameters
     given = {name: value for name, value in made.items() if name in parameters}
     if not given:

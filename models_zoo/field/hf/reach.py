@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import inspect
 import json
 import os
 import re
@@ -40,12 +41,14 @@ def attempt(name: str) -> Result:
         result: Result = {"ok": True, "seconds": round(seconds, 3), "parameters": sum(p.numel() for p in model.parameters())}
         if not all(torch.isfinite(tensor).all() for tensor in tensors(out) if tensor.is_floating_point()):
             return result | {"ok": False, "stage": "forward", "reason": "outputs that are not finite"}
+        result |= deaf(model, kwargs, out)
     except Unbuildable as error:
         return {"ok": False, "stage": stage, "unbuildable": True, "reason": str(error)}
     except Exception as error:
         return {"ok": False, "stage": stage, "reason": f"{type(error).__name__}: {error}"[:300], "where": where(error)}
     try:
-        assert tiny.smaller is not None, "no smaller one"
+        if tiny.smaller is None:
+            return result | {"smaller": 0}
         child = tiny.smaller()
         with torch.no_grad():
             child(*args, **kwargs)
@@ -53,6 +56,22 @@ def attempt(name: str) -> Result:
     except Exception as error:
         result |= {"smaller": None, "smaller_reason": f"{type(error).__name__}: {error}"[:300], "where": where(error)}
     return result
+
+
+def deaf(model: Any, kwargs: dict[str, Any], out: Any) -> Result:
+    """Real inputs that change no output, and those that the forward takes but is not fed."""
+    dead = []
+    before = [tensor for tensor in tensors(out) if tensor.is_floating_point()]
+    for name, value in kwargs.items():
+        if value.is_floating_point() and value.ndim > 2:
+            with torch.no_grad():
+                after = [
+                    tensor for tensor in tensors(model(**kwargs | {name: value.flip(-1) * 0.5})) if tensor.is_floating_point()
+                ]
+            if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before, after, strict=False)):
+                dead.append(name)
+    senses = {"pixel_values", "input_features", "input_values"} & set(inspect.signature(model.forward).parameters)
+    return {"dead": dead, "unfed": sorted(senses - set(kwargs))} if dead or senses - set(kwargs) else {}
 
 
 def where(error: BaseException) -> list[str]:

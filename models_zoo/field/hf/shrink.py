@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,20 @@ VOCABULARY = 61
 LAYERS = 4
 CONTENT = range(7, 40)  # token ids that no config's special token has: those below are kept, those above are moved up
 _PALETTE = (64, 128, 192, 256, 320, 384, 448, 512)
-_OUT = ("out_hidden_size", "text_hidden_size", "adapter_out_dim", "output_dim", "language_hidden_size")  # of a tower, towards the text
+_OUT = (
+    "out_hidden_size",
+    "text_hidden_size",
+    "adapter_out_dim",
+    "output_dim",
+    "language_hidden_size",
+)  # of a tower, towards the text
 _SQUARES = (32, 16, 8, 4, 2, 1)
 # Bookkeeping of the config class, and what follows from other fields.
-_IGNORED = frozenset({"transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type", "per_layer_config"})
+_IGNORED = frozenset(
+    {"transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type", "per_layer_config"}
+)
 _SIZES: dict[str, tuple[int, int]] = {  # role: (size in the parent, size in the smaller one)
-    "vocabulary": (VOCABULARY, VOCABULARY), "codebook": (32, 32), "channel groups": (4, 4), "rotary": (8, 8), "positions": (101, 101), "square positions": (64, 64), "window": (5, 5),
+    "vocabulary": (VOCABULARY, VOCABULARY), "codebook": (32, 32), "filters": (8, 4), "zero experts": (2, 2), "hashes": (53, 53), "channel groups": (4, 4), "rotary": (8, 8), "positions": (101, 101), "square positions": (64, 64), "window": (5, 5),
     "head": (12, 12), "rope head": (8, 8), "plain head": (12, 12), "value head": (20, 20),
     "query rank": (40, 20), "key rank": (28, 14), "experts": (6, 6), "experts per token": (2, 2), "shared experts": (2, 2),
     "groups of experts": (2, 2), "chosen groups": (1, 1), "patch": (4, 4), "image": (24, 24), "source positions": (26, 26), "queries": (9, 9),
@@ -46,7 +55,7 @@ class Scale:
         if kind == "width":
             return self.widths.get(value, value)
         if kind in ("heads", "key heads"):
-            heads = 8 if value >= 12 else 4 if value >= 4 else value
+            heads = 8 if value >= 12 else min(4, value)
             return heads // 2 if self.half and heads > 1 else heads
         if kind == "image" and self.stages:
             return min(value, 128)
@@ -72,7 +81,7 @@ def nested(config: Any) -> Iterator[Any]:
 
 def field_of(config: Any, name: str) -> Any:
     """A field's value, also where it differs by layer and the config would not say."""
-    return vars(config)[name] if name in vars(config) else None
+    return vars(config).get(config.attribute_map.get(name, name))
 
 
 def _fields(config: Any) -> Iterator[tuple[str, Any]]:
@@ -100,7 +109,9 @@ def _scale(config: Any, half: bool) -> Scale:
             elif role(name) == "depths" and isinstance(value, list | tuple):
                 hierarchical = True
             elif role(name) == "width":
-                (stages if isinstance(value, list | tuple) else widths).update(number for number in numbers if number >= 16)
+                (stages if isinstance(value, list | tuple) and "intermediate" not in name else widths).update(
+                    number for number in numbers if number >= 16
+                )
     moved = {old: VOCABULARY - 1 - index for index, old in enumerate(sorted(t for t in tokens if t >= CONTENT.start))}
     if keeps_widths(config.model_type):
         return Scale({}, moved, half, True)
@@ -114,12 +125,18 @@ def _widths(widths: set[int], stages: set[int], hierarchical: bool, half: bool) 
     if stages:
         fits = (f for f in _SQUARES if all(v % f == 0 and v // f % 4 == 0 for v in stages) and min(stages) // f >= 16)
         factor = next(fits, 1) * (2 if half else 1)
-        return {value: max(8, value // factor) for value in widths | stages}
-    big = sorted(value for value in widths if value >= 32)
+        scaled = {value: max(8, value // factor) for value in widths | stages}
+        wide = [value for value, new in scaled.items() if new > 512 and value not in stages]
+        return scaled | _palette(wide, half)
+    return _palette([value for value in widths if value >= 32], half)
+
+
+def _palette(widths: list[int], half: bool) -> dict[int, int]:
+    big = sorted(widths)
     return {old: _PALETTE[min(rank, len(_PALETTE) - 1)] // (2 if half else 1) for rank, old in enumerate(big)}
 
 
-def _rebuild(config: Any, scale: Scale, settings: dict[str, Any]) -> Any:
+def _rebuild(config: Any, scale: Scale, settings: dict[str, Any], owner: str = "") -> Any:
     from transformers import PretrainedConfig
 
     if config.model_type == "timm_backbone":
@@ -130,10 +147,10 @@ def _rebuild(config: Any, scale: Scale, settings: dict[str, Any]) -> Any:
     guessed: dict[str, Any] = {}  # for fields that the config's own rules fill in
     for field in dataclasses.fields(config):
         name, value = field.name, field_of(config, field.name)
-        if name in _IGNORED or name not in vars(config):
+        if name in _IGNORED or config.attribute_map.get(name, name) not in vars(config):
             continue
         if isinstance(value, PretrainedConfig):
-            sizes[name] = _rebuild(value, scale, _ties(config, value, scale))
+            sizes[name] = _rebuild(value, scale, _ties(config, value, scale), config.model_type)
             continue
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         derived = default is None and plain is not None and value == field_of(plain, name)
@@ -152,7 +169,7 @@ def _rebuild(config: Any, scale: Scale, settings: dict[str, Any]) -> Any:
     if "pad_token_id" in sizes and sizes["pad_token_id"] is None:
         sizes["pad_token_id"] = 0
     sizes |= _outputs(config, sizes, plain)
-    for name, fix in exceptions(config.model_type).items():
+    for name, fix in exceptions(config.model_type, owner).items():
         if fix is ...:  # left to the config's own rule
             sizes.pop(name, None)
         elif name != TEXT:
@@ -165,7 +182,9 @@ def _built(config: Any, sizes: dict[str, Any], guessed: dict[str, Any]) -> Any:
     """The config of these sizes; a field that its rules still fill in as before, whatever the sizes, is given a guess."""
     try:
         small = type(config)(**sizes)
-        stale = {name: new for name, new in guessed.items() if name not in sizes and field_of(small, name) == field_of(config, name)}
+        stale = {
+            name: new for name, new in guessed.items() if name not in sizes and field_of(small, name) == field_of(config, name)
+        }
     except (ValueError, TypeError):
         stale = guessed
     return type(config)(**stale | sizes)
@@ -215,7 +234,7 @@ def _small(config: Any, name: str, value: Any, scale: Scale, picked: Sequence[in
     if picked and _per_layer(config, value):
         return type(value)(_each(name, value[index], scale) for index in picked)
     kind = role(name)
-    if kind == "key heads":
+    if kind == "key heads" and not isinstance(value, list | tuple):
         heads = scale.size("num_heads", field_of(config, "num_attention_heads") or 0)
         if field_of(config, "kv_lora_rank"):
             return heads  # keys and values come from one latent, a part for each query head
@@ -239,19 +258,19 @@ def _each(name: str, value: Any, scale: Scale) -> Any:
 
 def _heads(heads: Sequence[int], half: bool) -> list[int]:
     """Heads per stage, with even numbers for the parent, so that the smaller one halves them."""
-    import math
-
     unit = math.gcd(*heads)
     return [count // unit * (1 if half else 2) for count in heads]
 
 
 def _rotated(config: Any, scale: Scale) -> int:
     """The size of a head that rotary sections share out."""
-    head = field_of(config, "qk_rope_head_dim") and "qk_rope_head_dim" or "head_dim"
-    size = exceptions(config.model_type).get(head) or field_of(config, head)
+    head = (field_of(config, "qk_rope_head_dim") and "qk_rope_head_dim") or "head_dim"
+    fixed = exceptions(config.model_type).get(head)
+    if isinstance(fixed, int):
+        return fixed
     explicit = any(field.name == head and field.default is not None for field in dataclasses.fields(config))
-    if isinstance(size, int) and explicit:
-        return size if head in exceptions(config.model_type) else scale.size(head, size)
+    if explicit and field_of(config, head):
+        return scale.size(head, field_of(config, head))
     width, heads = field_of(config, "hidden_size"), field_of(config, "num_attention_heads")
     return scale.size("hidden_size", width) // scale.size("num_heads", heads) if width and heads else 12
 

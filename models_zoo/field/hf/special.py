@@ -26,7 +26,10 @@ def special(*types: str) -> Callable[[Callable[[Case], Made]], Callable[[Case], 
 
 
 def _words(case: Case, batch: int = PICTURES) -> Made:
-    return {"input_ids": case.tokens(batch, LENGTH), "attention_mask": (torch.arange(LENGTH) < torch.tensor([[LENGTH]] * (batch - 1) + [[LENGTH - 2]])).long()}
+    return {
+        "input_ids": case.tokens(batch, LENGTH),
+        "attention_mask": (torch.arange(LENGTH) < torch.tensor([[LENGTH]] * (batch - 1) + [[LENGTH - 2]])).long(),
+    }
 
 
 @special("audio-spectrogram-transformer")
@@ -37,7 +40,10 @@ def _spectrogram_patches(case: Case) -> Made:
 @special("clap", "clap_audio_model")
 def _clap(case: Case) -> Made:
     bins = case.size("num_mel_bins", under=("audio_config",))
-    return _words(case) | {"input_features": reals(PICTURES, 1, 97, bins), "is_longer": torch.zeros(PICTURES, 1, dtype=torch.bool)}
+    return _words(case) | {
+        "input_features": reals(PICTURES, 1, 97, bins),
+        "is_longer": torch.zeros(PICTURES, 1, dtype=torch.bool),
+    }
 
 
 @special("clvp")
@@ -125,7 +131,10 @@ def _forecast(case: Case) -> Made:
 def _flat(case: Case) -> Made:
     width = case.size("patch_embed_hidden_size", under=("vision_config",))
     places = torch.stack([torch.arange(13) // 4 + 1, torch.arange(13) % 4 + 1], -1).float().repeat(PICTURES, 1, 1)
-    return {"flattened_patches": torch.cat([places, reals(PICTURES, 13, width)], -1), "decoder_input_ids": case.tokens(PICTURES, TARGET)}
+    return {
+        "flattened_patches": torch.cat([places, reals(PICTURES, 13, width)], -1),
+        "decoder_input_ids": case.tokens(PICTURES, TARGET),
+    }
 
 
 @special("dia")
@@ -173,16 +182,12 @@ def _qformer(case: Case) -> Made:
     }
 
 
-@special("kimi_k25_vision")
-def _square_patches(case: Case) -> Made:
-    shapes = torch.tensor([[1, 4, 6], [1, 6, 4]])
-    patch = case.size("patch_size")
-    return {"pixel_values": reals(48, 3, patch, patch), "grid_thw": shapes}
-
-
 @special("gemma3n_audio")
 def _mel(case: Case) -> Made:
-    return {"audio_mel": reals(PICTURES, 37, case.config.input_feat_size), "audio_mel_mask": torch.zeros(PICTURES, 37, dtype=torch.bool)}
+    return {
+        "audio_mel": reals(PICTURES, 37, case.config.input_feat_size),
+        "audio_mel_mask": torch.zeros(PICTURES, 37, dtype=torch.bool),
+    }
 
 
 @special("pi0")
@@ -197,3 +202,132 @@ def _robot(case: Case) -> Made:
         "timestep": torch.tensor([0.3, 0.7]),
         "actions": None,
     }
+
+
+@special("csm", "kyutai_speech_to_text")
+def _frames_of_codes(case: Case) -> Made:
+    return {"input_ids": integers(23, PICTURES, TARGET, case.config.num_codebooks + (case.type != "csm"))}
+
+
+@special("colqwen2", "colqwen2_5")
+def _padded_patches(case: Case) -> Made:
+    """The patches of each image in a row of its own."""
+    vision = case.config.vlm_config.vision_config
+    width = 3 * vision.temporal_patch_size * vision.patch_size**2
+    ids = case.tokens(PICTURES, LENGTH)
+    slots = torch.full((PICTURES, 6), case.config.vlm_config.image_token_id)
+    return {
+        "pixel_values": reals(PICTURES, 24, width),
+        "image_grid_thw": torch.tensor([[1, 4, 6], [1, 6, 4]]),
+        "input_ids": torch.cat([slots, ids], 1),
+        "attention_mask": torch.ones(PICTURES, 6 + LENGTH, dtype=torch.long),
+    }
+
+
+@special("fuyu")
+def _fuyu(case: Case) -> Made:
+    config = case.config
+    ids = case.tokens(PICTURES, LENGTH)
+    slots = torch.full((PICTURES, 6), config.image_token_id)
+    return {
+        "image_patches": reals(PICTURES, 6, config.num_channels * config.patch_size**2),
+        "input_ids": torch.cat([slots, ids], 1),
+    }
+
+
+@special("grounding-dino", "mm-grounding-dino")
+def _phrases(case: Case) -> Made:
+    """Unpadded: the logits of padding are minus infinity."""
+    words = {"input_ids": case.tokens(PICTURES, LENGTH), "attention_mask": torch.ones(PICTURES, LENGTH, dtype=torch.long)}
+    return words | {"pixel_values": reals(PICTURES, 3, *image_size(case))}
+
+
+@special("kosmos-2")
+def _positions_of_images(case: Case) -> Made:
+    words = _words(case)
+    slots = torch.zeros(PICTURES, LENGTH, dtype=torch.long)
+    slots[:, 1 : 1 + case.config.latent_query_num] = 1
+    return words | {"pixel_values": reals(PICTURES, 3, *image_size(case)), "image_embeds_position_mask": slots}
+
+
+@special("mimi_decoder", "pocket_tts_audio_tokenizer_decoder")
+def _latents(case: Case) -> Made:
+    return {"latents": reals(PICTURES, case.config.hidden_size, 9)}
+
+
+@special("depth_pro")
+def _large(case: Case) -> Made:
+    """A quarter of the image is as large as what the encoder takes."""
+    return {"pixel_values": reals(PICTURES, 3, 4 * case.config.patch_size, 4 * case.config.patch_size)}
+
+
+@special("musicgen", "musicgen_melody")
+def _music(case: Case) -> Made:
+    made = _words(case) | {
+        "decoder_input_ids": case.tokens(PICTURES * case.size("num_codebooks", under=("decoder",)), TARGET, seed=1)
+    }
+    if case.type == "musicgen_melody":
+        made["input_features"] = reals(PICTURES, 13, case.config.num_chroma)
+    return made
+
+
+@special("gemma4_vision")
+def _placed_patches(case: Case) -> Made:
+    places = torch.stack([torch.arange(36) % 6, torch.arange(36) // 6], -1)
+    width = 3 * case.config.patch_size**2
+    return {"pixel_values": reals(PICTURES, 36, width), "pixel_position_ids": places.repeat(PICTURES, 1, 1)}
+
+
+@special("minicpm_ocr_vision", "minicpmv4_6_vision", "minicpmv4_7_vision")
+def _strip(case: Case) -> Made:
+    """All patches of all images side by side."""
+    patch = case.config.patch_size
+    return {"pixel_values": reals(1, 3, patch, 48 * patch), "target_sizes": torch.tensor([[4, 6], [6, 4]])}
+
+
+@special("jev")
+def _questions(case: Case) -> Made:
+    return {
+        "input_ids": case.tokens(1, LENGTH),
+        "marks": torch.tensor([[4, 8]]),
+        "num_options": torch.tensor([[2, 2]]),
+        "question_type_ids": torch.tensor([[0, 0]]),
+    }
+
+
+@special("pop2piano")
+def _embedded(case: Case) -> Made:
+    return {"input_features": reals(PICTURES, 13, case.config.d_model), "decoder_input_ids": case.tokens(PICTURES, TARGET)}
+
+
+@special("speech-encoder-decoder")
+def _waveform_to_text(case: Case) -> Made:
+    return {"input_values": reals(PICTURES, 4001), "decoder_input_ids": case.tokens(PICTURES, TARGET)}
+
+
+@special("speecht5")
+def _text_to_spectrogram(case: Case) -> Made:
+    return _words(case) | {
+        "input_values": case.tokens(PICTURES, LENGTH),
+        "decoder_input_values": reals(PICTURES, TARGET, case.config.num_mel_bins),
+        "speaker_embeddings": reals(PICTURES, case.config.speaker_embedding_dim, seed=1),
+    }
+
+
+@special("splinter")
+def _question(case: Case) -> Made:
+    made = _words(case)
+    made["input_ids"][:, 4] = case.config.question_token_id
+    return made
+
+
+@special("speech_to_text")
+def _frames_first(case: Case) -> Made:
+    return {"input_features": reals(PICTURES, 52, case.config.input_feat_per_channel), "decoder_input_ids": case.tokens(PICTURES, TARGET)}
+
+
+@special("timesformer", "vivit", "videomae", "vjepa2", "videoprism", "videoprism_vision_model")
+def _video(case: Case) -> Made:
+    frames = case.size("num_frames", "frames_per_clip")
+    video = reals(PICTURES, frames, 3, *image_size(case))
+    return {"pixel_values_videos" if "pixel_values_videos" in case.accepts else "pixel_values": video}

@@ -9,6 +9,7 @@ from torch import nn
 
 from models_zoo.entry import Inputs, Tiny, seeded
 from models_zoo.field.hf.case import Unbuildable
+from models_zoo.field.hf.exceptions import has_smaller
 from models_zoo.field.hf.inputs import example
 from models_zoo.field.hf.registry import classes, default_config, model_class
 from models_zoo.field.hf.shrink import nested, shrink
@@ -32,7 +33,7 @@ def find(name: str) -> Tiny:
     def inputs() -> Inputs:
         return (), dict(_example(model_type, class_name))
 
-    return Tiny(name, seeded(parent, 0), inputs, seeded(child, 1))
+    return Tiny(name, seeded(parent, 0), inputs, seeded(child, 1) if has_smaller(model_type) else None)
 
 
 @cache

@@ -114,7 +114,7 @@ def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
     """The operands that have to be generic for the result to be so; none if it never is."""
     if node.op != "call_function":
         return
-    name, sources = _name(node), node.all_input_nodes
+    name, sources = _name(node), _read(node)
     if name in _READS:
         yield sources[0]
     elif name == "scaled_dot_product_attention":
@@ -125,7 +125,14 @@ def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
     elif name in _SUMS and 0 not in node.args:  # what a weight has mixed anew cancels nothing, be it zero here and there
         yield from [each for each in sources if not _mixed(each)] or sources
     elif name in _SMOOTH | _PRODUCTS | _FOLDS | _NORMS or _passes(node):
-        yield from () if _degenerate(node, facts) or 0 in node.args else sources
+        zero = name in _PRODUCTS and 0 in node.args
+        yield from () if zero or _degenerate(node, facts) else sources
+
+
+def _read(node: fx.Node) -> list[fx.Node]:
+    """The operands, but for those that give a shape or a dtype."""
+    like = identity(node.target) or _name(node).endswith("_as")
+    return node.all_input_nodes[: 1 if like else None]
 
 
 def _mixed(node: fx.Node) -> bool:
@@ -136,7 +143,7 @@ def _mixed(node: fx.Node) -> bool:
         if each.op != "call_function":
             return False
         if not mixing(each.target) and _name(each) not in _CREATED:
-            more = [source for source in each.all_input_nodes if _real(source) and source not in seen]
+            more = [source for source in _read(each) if _real(source) and source not in seen]
             waiting += more
             seen.update(more)
     return True

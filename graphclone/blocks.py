@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
@@ -98,7 +99,15 @@ def find_blocks(trace: Trace, like: Sequence[Stack] = ()) -> tuple[Stack, ...]:
         found.sort(key=lambda run: flow.order[run.blocks[0][0].entry])
         if _covers(found, wanted) > _covers(best, wanted):
             best = found
-    return tuple(_stack(trace, flow, run) for run in best)
+    return tuple(_distinct(_stack(trace, flow, run) for run in best))
+
+
+def _distinct(stacks: Iterable[Stack]) -> Iterator[Stack]:
+    """The stacks, no two of them of one name."""
+    taken: Counter[str] = Counter()
+    for stack in stacks:
+        taken[stack.name] += 1
+        yield stack if taken[stack.name] == 1 else replace(stack, name=f"{stack.name}.{taken[stack.name]}")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ sub-graphs that merely switch gradients (their results are then detached) or aut
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 import re
@@ -88,14 +89,26 @@ def capture(
     if isinstance(model, ExportedProgram):
         program = model
     else:
+        traced = _twin(model)
         with own_backwards(backwards):
-            program = _export(model, args, dict(kwargs or {}), dynamic)
-        program = uncached(program, model, lambda: _export(model, args, dict(kwargs or {}), dynamic))
+            program = _export(traced, args, dict(kwargs or {}), dynamic)
+        program = uncached(program, traced, lambda: _export(traced, args, dict(kwargs or {}), dynamic))
     detach_no_grad(program)
     if any(_rewrites(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
         program = _functional(program)
     trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)))
     return replace(trace, remarks=tuple(remarks(program, trace.unused, backwards)))
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """The model once more, its tensors shared: whatever a traced forward leaves behind (caches of tensors that have no values) is not
+    left in the user's model."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        twin: nn.Module = copy.deepcopy(model, shared)
+    except Exception:  # a lock, an open file, a tensor that was computed: then it is the model itself that is traced
+        return model
+    return twin
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic) -> ExportedProgram:

@@ -157,8 +157,10 @@ def _oracles(parent: nn.Module, trace: Trace, inputs: Inputs, seed: int) -> list
 
 @torch.no_grad()
 def outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """The tensors that a module returns, in order."""
-    return [leaf.detach() for leaf in pytree.tree_leaves(module(*inputs[0], **inputs[1])) if isinstance(leaf, Tensor)]
+    """The tensors that a module returns, in order; what it draws at random is always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return [leaf.detach() for leaf in pytree.tree_leaves(module(*inputs[0], **inputs[1])) if isinstance(leaf, Tensor)]
 
 
 def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
@@ -313,7 +315,12 @@ def _share(child: Child, name: str, dim: int, axis: algebra.Axis, keep: Keep, su
 
 
 def two_roads(plan: Plan, parent: nn.Module, child: nn.Module, inputs: Inputs, trace: Trace | None = None) -> Verdict:
+    """Buffers that the destination works out by itself (it would do so again on loading) are the graph's as well."""
     rewritten = execute(plan, parent, trace=trace)
+    own, kept = dict(child.named_buffers()), child.state_dict().keys()
+    for name, buffer in rewritten.named_buffers():
+        if name in own and name not in kept and own[name].shape == buffer.shape:
+            buffer.copy_(own[name])
     return _verdict(
         "two roads", outputs(child, inputs), outputs(rewritten.train(child.training), inputs), f"{len(plan.tensors)} tensors"
     )

@@ -64,4 +64,4 @@ def weights(plan: Plan, fetch: Callable[[str], Tensor]) -> Iterator[tuple[str, T
 def child_state(plan: Plan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All of the child's tensors, ties under each of their names (as one tensor)."""
     made = dict(weights(plan, state.__getitem__))
-    return {**made, **{alias: made[name] for alias, name in plan.aliases.items()}}
+    return {**made, **{alias: made[name] for alias, name in plan.aliases.items() if name in made}}

@@ -331,12 +331,16 @@ class Op:
 
     def follow(self, results: Sequence[Typed]) -> None:
         """Freeze what an argument states by a size that the graph computes: a child has other sizes, and computes it as before."""
+        stated = self.get("shape", "size") or ()
+        for typed in results if isinstance(stated, (list, tuple)) else ():
+            for axis, size in zip(typed.axes, stated, strict=False):
+                if isinstance(size, fx.Node) and size.meta.get("open") is None:
+                    self.freeze(axis, "a size that is computed from values")
         computed = {each for each in self.node.all_input_nodes if compound(each.meta.get("open"))}
         value = self.node.meta.get("open")
         if not computed or value is None:
             return
         given = {factor for axis in self.facts.open for factor in algebra.factors(axis)}
-        stated = self.get("shape", "size") or ()
         for typed, each in zip(results, value if isinstance(value, (tuple, list)) else (value,), strict=True):
             for dim, (axis, size) in enumerate(zip(typed.axes, each.shape, strict=True)):
                 if compound(size) and (len(stated) != len(typed.axes) or stated[dim] in computed):

@@ -64,7 +64,7 @@ def examine(name: str, onnx: bool = False) -> Row:
     try:
         tiny = zoo.find(name)
         model = _timed(row, "build", tiny.build)
-        inputs = tiny.inputs()
+        inputs = _timed(row, "build", tiny.inputs)
         trace = _timed(row, "capture", lambda: gc.capture(model, *inputs))
         layout = _timed(row, "capture", lambda: gc.analyze(trace))
         expected = _timed(row, "parity", lambda: outputs(copy.deepcopy(model), inputs))

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
     ["axes", "plan", "inputs"],
-    ["capture"],
+    ["capture", "fitting"],
     ["rules"],
     ["decompose", "streams"],
     ["blocks"],

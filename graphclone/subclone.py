@@ -92,7 +92,13 @@ def subclone(
     layout = analyze(trace)
     if scores is None:
         scores = score_activations(parent, data) if data is not None else score_weights(layout)
-    made = plan_for(layout, analyze(capture(child, args, kwargs), like=layout.blocks), scores, scale)
+    modes = {module: module.training for module in child.modules()}
+    try:  # in the parent's mode: dropout and batch statistics are no difference between the two
+        target = capture(child.train(parent.training), args, kwargs)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    made = plan_for(layout, analyze(target, like=layout.blocks), scores, scale)
     if told := parity(parent, trace, (args, dict(kwargs or {}))):
         made = made.remark(told)
     return child, Report(made, fill(made, trace.state.__getitem__, child))

@@ -325,3 +325,18 @@ def test_a_new_head_may_stay_as_it_was_initialised(parent: Model) -> None:
 
     _, report = gc.subclone(parent, Headed().eval(), (IDS,))
     assert report.filled.fresh == ("classes.bias", "classes.weight", "head.bias", "head.weight")
+
+
+def test_the_mode_of_a_destination_is_no_difference_and_is_left_as_it_was() -> None:
+    class Dropping(Model):
+        def forward(self, ids: Tensor) -> Tensor:
+            x = nn.functional.dropout(self.tokens(ids), 0.1, self.training)
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x)
+
+    destination = Dropping(width=24).train()
+    destination.blocks[1].eval()
+    child, report = gc.subclone(Dropping().eval(), destination, (IDS,))
+    assert not report.plan.remarks
+    assert [block.training for block in child.blocks] == [True, False, True, True]

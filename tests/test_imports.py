@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
     ["axes", "plan", "inputs", "unbacked", "dynamic"],
-    ["faithful", "capture"],
+    ["faithful", "capture", "fitting"],
     ["rules"],
     ["decompose", "streams"],
     ["blocks"],
@@ -22,7 +22,6 @@ ORDER = [
     ["scores"],
     ["passes"],
     ["execute"],
-    ["fitting"],
     ["destination"],
     ["subclone", "verify"],
     ["sources", "export", "report"],

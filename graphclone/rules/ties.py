@@ -29,6 +29,7 @@ _FOLDS = _names("sum mean logsumexp linalg_vector_norm")
 _NORMS = _names("layer_norm rms_norm group_norm batch_norm")
 _SUMS = _names("add sub rsub")
 _PRODUCTS = _names("mul div multiply divide true_divide")
+_KEEPING = _SMOOTH | _SUMS | _PRODUCTS | _FOLDS | _NORMS
 _READS = _names("embedding index gather index_select take_along_dim")
 _PROBABILITIES = ("softmax", "_softmax", "_safe_softmax")
 
@@ -118,8 +119,8 @@ def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
         yield sources[2] if len(sources) > 2 else sources[-1]
     elif mixing(node.target):  # probabilities are not all zero, whatever is masked
         yield from [each for each in sources if not _probabilities(each)] or sources
-    elif name in _SMOOTH | _SUMS | _PRODUCTS | _FOLDS | _NORMS or _passes(node):
-        yield from () if _degenerate(node, facts) or 0 in node.args else sources
+    elif _passes(node) or (name in _KEEPING and 0 not in node.args and not _degenerate(node, facts)):
+        yield from sources
 
 
 def _probabilities(node: fx.Node) -> bool:

@@ -109,6 +109,7 @@ equation("addmm", "*, n k, k m -> n m")
 equation("addmv", "*, n k, k -> n")
 equation("addbmm", "*, b n k, b k m -> n m")
 equation("baddbmm", "*, b n k, b k m -> b n m")
+equation("bilinear", "... i, ... j, o i j, o -> ... o")
 equation("embedding", "v d, ...@v -> ... d")
 
 

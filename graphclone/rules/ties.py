@@ -29,10 +29,9 @@ _FOLDS = _names("sum mean logsumexp linalg_vector_norm")
 _NORMS = _names("layer_norm rms_norm group_norm batch_norm")
 _SUMS = _names("add sub rsub")
 _PRODUCTS = _names("mul div multiply divide true_divide")
+_KEEPING = _SMOOTH | _SUMS | _PRODUCTS | _FOLDS | _NORMS
 _READS = _names("embedding index gather index_select take_along_dim")
-_CREATED = _names(
-    "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"
-)  # of a tensor they take the shape
+_CREATED = _names("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty")  # of a tensor only its shape
 _PROBABILITIES = ("softmax", "_softmax", "_safe_softmax")
 
 
@@ -124,9 +123,8 @@ def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
         yield from [each for each in values if not _probabilities(each)] or values
     elif name in _SUMS and 0 not in node.args:  # what a weight has mixed anew cancels nothing, be it zero here and there
         yield from [each for each in sources if not _mixed(each)] or sources
-    elif name in _SMOOTH | _PRODUCTS | _FOLDS | _NORMS or _passes(node):
-        zero = name in _PRODUCTS and 0 in node.args
-        yield from () if zero or _degenerate(node, facts) else sources
+    elif _passes(node) or (name in _KEEPING and not (name in _PRODUCTS and 0 in node.args) and not _degenerate(node, facts)):
+        yield from sources
 
 
 def _read(node: fx.Node) -> list[fx.Node]:

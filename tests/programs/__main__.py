@@ -37,6 +37,8 @@ def main() -> None:
         for kind, what, source in tally.faults:
             print(f"\n{kind.upper()} {what}\n{source}", flush=True)
         total.add(tally)
+        if total.counts["programs"] % 1000 == 0:
+            print(f"{total.counts['programs']} programs, {time.perf_counter() - began:.0f} s", flush=True)
     counts, seconds = total.counts, time.perf_counter() - began
     print(f"\n{counts['programs']} programs of {counts['calls'] / counts['programs']:.1f} calls in {seconds:.0f} s")
     print(f"wrong {counts['wrong']}, crashes {counts['crash']}, unstable {counts['unstable']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
@@ -51,7 +52,7 @@ def _only(program: Program, index: int) -> Program:
     graph, _ = _copy(program)
     output = next(reversed(graph.nodes))
     output.args = ((output.args[0][index],),)
-    return tidy(Program(graph, program.state, program.title))
+    return tidy(replace(program, graph=graph))
 
 
 def _changed(program: Program, index: int, change: Callable[[fx.Graph, fx.Node], bool]) -> Program | None:
@@ -59,7 +60,7 @@ def _changed(program: Program, index: int, change: Callable[[fx.Graph, fx.Node],
     node = env.get(list(program.graph.nodes)[index])
     if node is None or node.op != "call_function" or not isinstance(node.meta["val"], Tensor) or not change(graph, node):
         return None
-    return tidy(Program(graph, program.state, program.title))
+    return tidy(replace(program, graph=graph))
 
 
 def _as_input(graph: fx.Graph, node: fx.Node) -> bool:

@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from graphclone.capture import Trace, prune
+from graphclone.capture import Trace, capture, prune
 
 
 @dataclass(frozen=True)
 class Program:
-    """`graph` has a placeholder per input, a get_attr per tensor of `state` (parameters are called w…), and every node's value in `meta`."""
+    """`graph` has a placeholder per input, a get_attr per tensor of `state`, and every node's value in `meta`."""
 
     graph: fx.Graph
     state: dict[str, Tensor]
-    title: str = ""
+    parameters: frozenset[str]
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -44,8 +44,7 @@ class Program:
         in_spec = pytree.tree_structure((inputs, {}))
         out_spec = pytree.tree_structure(tuple(self.results))
         names = tuple(node.name for node in self.graph.nodes if node.op == "placeholder")
-        parameters = frozenset(name for name in self.state if name.startswith("w"))
-        return Trace(self.graph, self.state, parameters, {}, (), in_spec, out_spec, names, {}, {})
+        return Trace(self.graph, self.state, self.parameters, {}, (), in_spec, out_spec, names, {}, {})
 
     def source(self) -> str:
         """A forward function, with the shape of each value beside it."""
@@ -54,7 +53,7 @@ class Program:
         lines = [f"{_name(node)} = {_call(node)}  # {_shape(node)}" for node in self.calls]
         returned = ", ".join(map(_name, self.results))
         body = [*given, f"def forward({', '.join(names)}):", *(f"    {line}" for line in lines), f"    return {returned}"]
-        return "\n".join(([f"# {self.title}"] if self.title else []) + body)
+        return "\n".join(body)
 
 
 def _is_given(node: fx.Node) -> bool:
@@ -105,7 +104,7 @@ def finish(recorded: fx.Graph, given: dict[int, str], results: Sequence[fx.Node]
             state[name] = node.meta["val"]
         env[node].meta = {"val": node.meta["val"]}
     graph.output(tuple(env[each] for each in results))
-    return tidy(Program(graph, state))
+    return tidy(Program(graph, state, frozenset(name for name in state if name.startswith("w"))))
 
 
 def tidy(program: Program) -> Program:
@@ -115,11 +114,25 @@ def tidy(program: Program) -> Program:
         if node.op == "placeholder" and not node.users:
             program.graph.erase_node(node)
     used = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
-    return replace(program, state={name: tensor for name, tensor in program.state.items() if name in used})
+    state = {name: tensor for name, tensor in program.state.items() if name in used}
+    return replace(program, state=state, parameters=program.parameters & used)
+
+
+def captured(module: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
+    """A module as a program, by way of torch.export."""
+    trace = capture(module, inputs)
+    program = Program(trace.graph, {name: tensor.detach() for name, tensor in trace.state.items()}, trace.parameters)
+    values: dict[fx.Node, Any] = {}
+    run(program.graph, inputs, program.state, values)
+    for node, value in values.items():
+        node.meta["val"] = value
+    return program
 
 
 @torch.no_grad()
-def run(graph: fx.Graph, inputs: Sequence[Tensor], state: dict[str, Tensor], env: dict[fx.Node, Any] | None = None) -> list[Tensor]:
+def run(
+    graph: fx.Graph, inputs: Sequence[Tensor], state: dict[str, Tensor], env: dict[fx.Node, Any] | None = None
+) -> list[Tensor]:
     """Interpret a graph: as its module would, without generating code."""
     env = {} if env is None else env
     waiting = iter(inputs)

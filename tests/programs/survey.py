@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ def portion(job: tuple[int, int, int]) -> Tally:
     """The programs from `first` to `last` of a seed; program n of a seed is the same wherever it is drawn."""
     seed, first, last = job
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
     tally = Tally()
     for number in range(first, last):
         program = generate(Random(f"{seed}/{number}"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from tests.rules.refuter import _Recorder
 
 T = TypeVar("T")
-MOST_ELEMENTS = 1500
+MOST_ELEMENTS = 3000
 MOST_DIMS = 5
 
 
@@ -61,6 +62,11 @@ class World:
         primes = rng.sample((2, 3, 4, 5, 7), 3)
         self.sizes = (*primes, primes[0] * primes[1], primes[0] + primes[2], 2 * primes[1])
 
+    def fits(self, *sizes: int) -> None:
+        """**Raises** `Unfit` if a value of these sizes would be large."""
+        if math.prod(sizes) > MOST_ELEMENTS:
+            raise Unfit
+
     # -- choosing ------------------------------------------------------------------------------------------------------
 
     def size(self) -> int:
@@ -95,41 +101,48 @@ class World:
         fit = [
             each
             for each in self.values
-            if each.is_floating_point() and each.dim() == len(sizes) and all(a in (None, b) for a, b in zip(sizes, each.shape, strict=True))
+            if each.is_floating_point()
+            and each.dim() == len(sizes)
+            and all(a in (None, b) for a, b in zip(sizes, each.shape, strict=True))
         ]
         return self.rng.choice(fit) if fit and self.coin(0.6) else self.parameter(*(size or self.size() for size in sizes))
 
     # -- what is given -------------------------------------------------------------------------------------------------
 
-    def _give(self, kind: str, tensor: Tensor) -> Tensor:
+    def _give(self, kind: str, values: Any) -> Tensor:
+        """**Raises** `Unfit` if it would be large."""
+        tensor = torch.from_numpy(np.asarray(values))
+        self.fits(*tensor.shape)
         self.given[f"{kind}{sum(name.startswith(kind) for name in self.given)}"] = tensor
         self.recorder.nodes.pop(id(tensor), None)  # from_numpy "lifts" what it makes, and that was recorded
         self.recorder.node(tensor)
         return tensor
 
     def parameter(self, *shape: int) -> Tensor:
-        return self._give("w", torch.from_numpy(np.asarray(self.numbers.normal(size=shape))))
+        return self._give("w", self.numbers.normal(size=shape))
 
     def input(self, *shape: int) -> Tensor:
-        return self._give("x", torch.from_numpy(np.asarray(self.numbers.normal(size=shape))))
+        return self._give("x", self.numbers.normal(size=shape))
 
     def integers(self, bound: int, *shape: int) -> Tensor:
         """Integers below a bound, of unknown meaning: an input, or a constant of the model."""
-        made = self._give(self.rng.choice("xb"), torch.from_numpy(np.asarray(self.numbers.integers(bound, size=shape))))
+        made = self._give(self.rng.choice("xb"), self.numbers.integers(bound, size=shape))
         self.bounds[id(made)] = bound
         return made
 
     def constant(self, *shape: int) -> Tensor:
-        return self._give("b", torch.from_numpy(np.asarray(self.numbers.normal(size=shape))))
+        return self._give("b", self.numbers.normal(size=shape))
 
     def positive(self, *shape: int) -> Tensor:
-        return self._give("b", torch.from_numpy(np.asarray(self.numbers.uniform(0.5, 1.5, size=shape))))
+        return self._give("b", self.numbers.uniform(0.5, 1.5, size=shape))
 
     def bound(self, x: Tensor) -> int:
         """What the integers of a value are below: as its maker said, or as they are now."""
         return self.bounds.get(id(x)) or int(x.max()) + 1 if x.numel() else 1
 
     def bounded(self, x: Tensor, bound: int) -> Tensor:
+        if bound > 100:
+            raise Unfit
         self.bounds[id(x)] = bound
         return x
 

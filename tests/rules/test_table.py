@@ -29,6 +29,7 @@ test_linear_maps = check(
         ("addmv", "n, n k, k -> n"),
         ("addbmm", "n m, b n k, b k m -> n m"),
         ("baddbmm", "n m, b n k, b k m -> b n m"),
+        ("bilinear", "b s i, b s j, o i j, o -> b s o"),
         ("matmul", "k, k ->"),
         ("matmul", "n k, k -> n"),
         ("matmul", "k, k m -> m"),

@@ -9,16 +9,16 @@ from torch import Tensor
 from tests.programs.world import World, move
 
 aten = torch.ops.aten
-SMOOTH = (
+UNARY = (
     "tanh sigmoid sin cos neg exp abs square erf expm1 reciprocal sqrt log1p atan relu sign floor round "
-    "ceil trunc frac softplus gelu silu mish elu hardtanh hardswish leaky_relu relu6 selu hardsigmoid logsigmoid softsign"
-).split()
+    + "ceil trunc frac softplus gelu silu mish elu hardtanh hardswish leaky_relu relu6 selu hardsigmoid logsigmoid softsign"
+)
 COMPARED = (torch.gt, torch.ge, torch.lt, torch.le, torch.eq, torch.ne)
 
 
 @move(4)
 def unary(w: World, x: Tensor) -> Tensor:
-    name = w.pick(SMOOTH)
+    name = w.pick(UNARY.split())
     if name in ("reciprocal", "sqrt", "log1p"):
         x = x.square() + 0.5
     return getattr(torch if hasattr(torch, name) else F, name)(x)  # type: ignore[no-any-return]
@@ -72,13 +72,22 @@ def binary(w: World, x: Tensor) -> Tensor:
 def outer(w: World, x: Tensor) -> Tensor:
     """All pairs of two values' last dims."""
     y = w.value()
+    w.fits(x.numel(), y.numel())
     return x.unsqueeze(-1) * y.flatten() if w.coin() else x.unsqueeze(-1) + w.like(w.size())
 
 
 @move(1)
 def scalar(w: World, x: Tensor) -> Tensor:
     a = w.rng.choice((0.5, -1.0, 2.0))
-    options = [lambda: x * a, lambda: a - x, lambda: x + a, lambda: x**2, lambda: x / a, lambda: x.pow(3), lambda: x * x.shape[-1]]
+    options = [
+        lambda: x * a,
+        lambda: a - x,
+        lambda: x + a,
+        lambda: x**2,
+        lambda: x / a,
+        lambda: x.pow(3),
+        lambda: x * x.shape[-1],
+    ]
     return w.pick(options)()
 
 
@@ -174,4 +183,9 @@ def complex_pairs(w: World, x: Tensor) -> Tensor:
 
 @move(0.4)
 def combined(w: World, x: Tensor) -> Tensor:
-    return w.pick([lambda: torch.cross(x, w.parameter(3), -1), lambda: torch.kron(x, w.like(2, 3)), lambda: torch.cdist(x, w.like(*x.shape))])()
+    options = [
+        lambda: torch.cross(x, w.parameter(3), -1),
+        lambda: torch.kron(x, w.like(2, 3)),
+        lambda: torch.cdist(x, w.like(*x.shape)),
+    ]
+    return w.pick(options)()

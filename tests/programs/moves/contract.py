@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,6 +89,9 @@ def einsum(w: World, x: Tensor) -> Tensor:
         terms.append("".join(chosen))
         operands.append(other)
     kept = [c for c in sizes if w.coin(0.6)]
+    w.fits(*(sizes[c] for c in kept))
+    if math.prod(sizes.values()) > 20_000:
+        raise Unfit
     w.rng.shuffle(kept)
     return torch.einsum(f"{','.join(terms)}->{''.join(kept)}", *operands)
 
@@ -98,7 +103,7 @@ def einsum_open(w: World, x: Tensor) -> Tensor:
     return w.pick(options)()
 
 
-@move(1)
+@move(0.3)
 def bilinear(w: World, x: Tensor) -> Tensor:
     y = w.like(*x.shape[:-1], None)
     return F.bilinear(x, y, w.parameter(w.size(), x.shape[-1], y.shape[-1]))

@@ -180,8 +180,9 @@ def pick_rows(w: World, x: Tensor) -> Tensor:
     """Fixed places, as a list in the program."""
     dim = w.dim(x)
     n = x.shape[dim]
-    where = w.integers(n, w.rng.randint(1, 4))
-    return x.index_select(dim, where) if w.coin() else x.take_along_dim(w.integers(n, *(2 if d == dim else s for d, s in enumerate(x.shape))), dim)
+    if w.coin():
+        return x.index_select(dim, w.integers(n, w.rng.randint(1, 4)))
+    return x.take_along_dim(w.integers(n, *(2 if each == dim else size for each, size in enumerate(x.shape))), dim)
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------

@@ -61,7 +61,11 @@ def route(w: World, x: Tensor) -> Tensor:
     biased = score + w.parameter(e) if w.coin(0.3) else score
     _, chosen = biased.topk(2, -1)
     weight = score.gather(-1, chosen)
-    dense = torch.zeros_like(score).scatter(-1, chosen, weight) if w.coin() else F.one_hot(chosen, e).to(x.dtype).mul(weight.unsqueeze(-1)).sum(-2)
+    dense = (
+        torch.zeros_like(score).scatter(-1, chosen, weight)
+        if w.coin()
+        else F.one_hot(chosen, e).to(x.dtype).mul(weight.unsqueeze(-1)).sum(-2)
+    )
     bank = w.parameter(e, w.size(), n)
     if w.coin(0.3):
         return torch.einsum("...k,...koi,...i->...o", weight, bank[chosen], x)
@@ -106,7 +110,9 @@ def modulate(w: World, x: Tensor) -> Tensor:
 def grouped_linear(w: World, x: Tensor) -> Tensor:
     n = x.shape[-1]
     inner = w.pick(divisors(n))
-    return torch.einsum("...gi,goi->...go", x.unflatten(-1, (n // inner, inner)), w.parameter(n // inner, w.size(), inner)).flatten(-2)
+    return torch.einsum(
+        "...gi,goi->...go", x.unflatten(-1, (n // inner, inner)), w.parameter(n // inner, w.size(), inner)
+    ).flatten(-2)
 
 
 @move(0.5)

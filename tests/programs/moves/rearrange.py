@@ -93,6 +93,7 @@ def squeeze(w: World, x: Tensor) -> Tensor:
 def expand(w: World, x: Tensor) -> Tensor:
     """A new dim of copies, sometimes merged with a neighbour; as large as one of another value."""
     at, count = w.rng.randint(0, x.dim()), w.size()
+    w.fits(x.numel(), count)
     wide = x.unsqueeze(at).expand(*x.shape[:at], count, *x.shape[at:])
     if w.coin(0.3):
         wide = x.unsqueeze(at).expand(*(-1,) * at, count, *(-1,) * (x.dim() - at))
@@ -221,6 +222,7 @@ def diagonal(w: World, x: Tensor) -> Tensor:
 
 @move(0.4)
 def diag_embed(w: World, x: Tensor) -> Tensor:
+    w.fits(x.numel(), x.numel())
     return w.pick([lambda: torch.diag_embed(x), lambda: torch.outer(x.flatten(), x.flatten()), lambda: torch.block_diag(x, x)])()
 
 
@@ -239,7 +241,16 @@ def write_slice(w: World, x: Tensor) -> Tensor:
 
 @move(0.5)
 def pass_through(w: World, x: Tensor) -> Tensor:
-    return w.pick([x.clone, x.contiguous, lambda: F.dropout(x, 0.1, False), x.detach, lambda: x.to(torch.float64), lambda: x.float().double()])()
+    return w.pick(
+        [
+            x.clone,
+            x.contiguous,
+            lambda: F.dropout(x, 0.1, False),
+            x.detach,
+            lambda: x.to(torch.float64),
+            lambda: x.float().double(),
+        ]
+    )()
 
 
 @move(0.3)

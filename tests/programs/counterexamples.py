@@ -1,0 +1,127 @@
+"""Every program that was once judged wrongly, as a little forward function.
+
+@counterexample("x 3 5", "w 4 5")       an input and a parameter, with their shapes
+@counterexample("i 3 < 7", …)           an input of integers below 7
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.programs.program import Program, captured
+
+Forward = Callable[..., Any]
+COUNTEREXAMPLES: list[tuple[Forward, tuple[str, ...]]] = []
+
+
+def counterexample(*operands: str) -> Callable[[Forward], Forward]:
+    """Register a forward function of these operands: x…, i… are inputs, others are parameters."""
+
+    def register(forward: Forward) -> Forward:
+        COUNTEREXAMPLES.append((forward, operands))
+        return forward
+
+    return register
+
+
+def program(forward: Forward, operands: tuple[str, ...], seed: int = 0) -> Program:
+    """The forward function, captured on operands of these shapes."""
+    numbers = np.random.default_rng(seed)
+
+    def tensor(text: str) -> Tensor:
+        shape, _, bound = text.partition("<")
+        sizes = [int(size) for size in shape.split()[1:]]
+        return torch.from_numpy(np.asarray(numbers.integers(int(bound), size=sizes) if bound else numbers.normal(size=sizes)))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.ParameterList([tensor(text) for text in operands if text[0] not in "xi"])
+
+        def forward(self, *inputs: Tensor) -> Any:
+            given, weights = iter(inputs), iter(self.weights)
+            return forward(*(next(given) if text[0] in "xi" else next(weights) for text in operands))
+
+    return captured(Model().eval(), tuple(tensor(text) for text in operands if text[0] in "xi"))
+
+
+# -- positions that are given away -----------------------------------------------------------------------------------
+
+
+@counterexample("x 3 5", "w 4 5")
+def positions_are_returned(x: Tensor, w: Tensor) -> Tensor:
+    return F.linear(x, w).argmax(-1)
+
+
+@counterexample("w 4")
+def arange_is_returned(w: Tensor) -> tuple[Tensor, Tensor]:
+    return w.exp(), torch.arange(4)
+
+
+# -- of equal values the first one wins ------------------------------------------------------------------------------
+
+
+@counterexample("x 13 3", "w 5 3", "table 5 2")
+def relu_ties(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    return F.embedding((F.linear(x, w) - 1).relu().argmax(-1), table)
+
+
+@counterexample("x 13 3", "w 5 3", "table 5 2")
+def rounded_ties(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    return F.embedding(F.linear(x, w).round().argmax(-1), table)
+
+
+@counterexample("x 13 3", "w 5 3", "table 5 2")
+def clamped_ties(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    return F.embedding(F.linear(x, w).clamp(-0.5, 0.5).argmin(-1), table)
+
+
+@counterexample("x 13 3", "w 5 3", "table 5 2")
+def compared_ties(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    return table[(F.linear(x, w) > 0).double().max(-1).indices]
+
+
+@counterexample("x 13 3", "w 5 3", "table 5 2")
+def masked_ties(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    score = F.linear(x, w)
+    return table[score.masked_fill(score > -2, 0.0).topk(2, -1).indices].sum(1)
+
+
+@counterexample("x 13 3", "w 5 3", "table 5 2")
+def signs_tie_when_multiplied(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    score = F.linear(x, w) - 3
+    return table[(score * (score > 0)).argmax(-1)]
+
+
+@counterexample("x 13 3", "w 5 3", "table 5 2")
+def one_hot_ties(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    best = F.one_hot(F.linear(x, w).argmax(-1), 5)
+    return table[best.double().argmin(-1)]
+
+
+@counterexample("x 13 1", "table 5 2")
+def copies_tie(x: Tensor, table: Tensor) -> Tensor:
+    return table[x.expand(13, 5).argmax(-1)]
+
+
+@counterexample("x 13 3", "table 5 2")
+def padding_ties(x: Tensor, table: Tensor) -> Tensor:
+    return table[F.pad(x, [2, 0]).argmax(-1)]
+
+
+@counterexample("v 4", "table 16 2")
+def symmetric_sums_tie(v: Tensor, table: Tensor) -> Tensor:
+    pairs = (v[:, None] + v).flatten()
+    return table[pairs.topk(3).indices]
+
+
+@counterexample("x 13 3", "w 5 3", "table 5 2")
+def straight_through_ties(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    score = F.linear(x, w)
+    return table[(score + (score.sign() - score).detach()).argmax(-1)]

@@ -11,7 +11,7 @@ from models_zoo.entry import integers, reals
 from models_zoo.field.hf.case import PICTURES, Case
 
 _TOWERS = ("vision_config", "vision_tower_config", "vit_config", "image_config", "backbone_config", "encoder")
-_SEVERAL = ("colmodernvbert", "colidefics3", "perception_lm")
+_SEVERAL = ("colmodernvbert", "colidefics3", "perception_lm", "inkling_mm_model")
 IMAGE = 64  # where the config names no size, as convolutional networks do
 
 
@@ -40,7 +40,8 @@ def pictures(case: Case) -> dict[str, Any]:
         )  # images of a row, one after another
         made["pixel_values"] = reals(PICTURES, *several, channels(case), *image_size(case))
         made["pixel_attention_mask"] = torch.ones(PICTURES, *several, *image_size(case), dtype=torch.bool)
-        made["image_sizes"] = torch.tensor([image_size(case)] * PICTURES)
+        if case.type != "llava":  # its tower is of one size
+            made["image_sizes"] = torch.tensor([image_size(case)] * PICTURES)
     if "high_res_pixel_values" in case.accepts:
         size = case.config.high_res_vision_config.image_size
         made["high_res_pixel_values"] = reals(PICTURES, channels(case), size, size, seed=1)

@@ -323,7 +323,10 @@ def _question(case: Case) -> Made:
 
 @special("speech_to_text")
 def _frames_first(case: Case) -> Made:
-    return {"input_features": reals(PICTURES, 52, case.config.input_feat_per_channel), "decoder_input_ids": case.tokens(PICTURES, TARGET)}
+    return {
+        "input_features": reals(PICTURES, 52, case.config.input_feat_per_channel),
+        "decoder_input_ids": case.tokens(PICTURES, TARGET),
+    }
 
 
 @special("timesformer", "vivit", "videomae", "vjepa2", "videoprism", "videoprism_vision_model")
@@ -331,3 +334,15 @@ def _video(case: Case) -> Made:
     frames = case.size("num_frames", "frames_per_clip")
     video = reals(PICTURES, frames, 3, *image_size(case))
     return {"pixel_values_videos" if "pixel_values_videos" in case.accepts else "pixel_values": video}
+
+
+@special("seggpt")
+def _prompted(case: Case) -> Made:
+    height, width = image_size(case)
+    names = ("pixel_values", "prompt_pixel_values", "prompt_masks")
+    return {name: reals(PICTURES, 3, height, width, seed=seed) for seed, name in enumerate(names)}
+
+
+@special("tvp")
+def _moments(case: Case) -> Made:
+    return _words(case) | {"pixel_values": reals(PICTURES, case.config.num_frames, 3, 64, 64)}

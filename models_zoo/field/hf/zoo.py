@@ -56,9 +56,10 @@ def _build(model_type: str, class_name: str, half: bool) -> nn.Module:
     settings = {} if "QuestionAnswering" in class_name else {"num_labels": 7}
     config = shrink(default, half, **settings)
     try:
-        model: nn.Module = architecture(config)
+        model: Any = architecture(config)
     except ImportError as error:
         raise Unbuildable(str(error)) from error
     if getattr(model, "_can_set_experts_implementation", lambda: False)():
         model.set_experts_implementation("batched_mm")  # plain index and bmm, which export as they are
-    return model
+    built: nn.Module = model
+    return built

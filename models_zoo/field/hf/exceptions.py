@@ -204,7 +204,6 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "pp_ocrv6_medium_det": dict(intraclass_block_config=_KERNELS),
     "dac": dict(encoder_hidden_size=Pair(8, 4), hidden_size=Pair(128, 64), decoder_hidden_size=Pair(96, 48)),
     "radio": dict(max_img_size=24),
-    "seggpt": dict(num_hidden_layers=4, intermediate_hidden_state_indices=[0, 1, 2, 3], merge_index=0),
     "t5gemma2": dict(mm_tokens_per_image=4),
     "t5gemma2_encoder": dict(mm_tokens_per_image=4, dropout_rate=0.0),
     "timesfm": dict(context_length=96),
@@ -219,7 +218,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "sam3_vision_model": dict(backbone_feature_sizes=[[64, 64], [32, 32], [16, 16]]),
     "timm_backbone": dict(backbone="resnet10t"),
     "timm_wrapper": dict(architecture="resnet10t"),
-    "tvp": dict(max_img_size=64, visual_prompt_size=8, num_frames=2),
+    "tvp": dict(max_img_size=64, visual_prompt_size=8, num_frames=2, max_position_embeddings=101),
     "nemotron_h_omni": dict(image_token_id=45),
     "lw_detr": dict(projector_scale_factors=[1.0], num_feature_levels=1),
     "sam3_vit_model": dict(image_size=64),
@@ -228,6 +227,13 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "step3p7_text": dict(sliding_window=5),
     "step3p7": dict(sliding_window=5),
     "t5gemma2_encoder/t5gemma2_text": dict(dropout_rate=0.0),
+    "seggpt": dict(num_hidden_layers=4, intermediate_hidden_state_indices=[0, 1, 2, 3], merge_index=0, image_size=[48, 24]),
+    "vipllava": dict(vision_feature_layers=[-1, -2]),
+    "vitmatte": dict(fusion_hidden_sizes=[32, 16, 8, 4]),
+    "vitpose_backbone": dict(image_size=[64, 48], patch_size=[16, 16]),
+    "voxtral_encoder": dict(intermediate_size=lambda sizes: 4 * sizes["hidden_size"], max_source_positions=24),
+    "wav2vec2-bert": dict(vocab_size=61),
+    "xmod": dict(default_language="en_XX"),
     "aria": dict(projector_patch_to_query_dict={36: 9}),
     "align": dict(projection_dim=Pair(160, 80)),
     "chameleon_vqgan": dict(num_embeddings=8),
@@ -289,7 +295,7 @@ def keeps_widths(model_type: str) -> bool:
 _INPUT_IS_STREAM = ("blip_2_qformer", "nemotron3_5_transcribe_word_timestamp", "mimi_decoder", "pocket_tts_audio_tokenizer_decoder",
                     "pop2piano")  # fmt: skip
 # Stages of one layer are read off wrongly by the model itself.
-_NEEDS_DEPTH = ("glpn", "poolformer", "pvt", "mistral_large4", "mistral_large4_text", "muse_spark_audio")
+_NEEDS_DEPTH = ("glpn", "poolformer", "pvt", "zamba", "mistral_large4", "mistral_large4_text", "muse_spark_audio")
 
 
 def has_smaller(model_type: str) -> bool:

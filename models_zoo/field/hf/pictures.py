@@ -24,6 +24,9 @@ def pictures(case: Case) -> dict[str, Any]:
     pixels = next((name for name in ("pixel_values", "hidden_states") if name in case.accepts), None)
     if grid and pixels:
         return _patches(case, pixels, grid)
+    if case.type.startswith("minicpm") and "target_sizes" in case.accepts:
+        patch = case.size("patch_size", under=_TOWERS)
+        return {"pixel_values": reals(1, 3, patch, 48 * patch), "target_sizes": torch.tensor([[4, 6], [6, 4]])}
     if "image_grid_hw" in case.accepts and case.type == "nemotron_h_omni":
         patch = case.size("patch_size", under=_TOWERS)
         return {"pixel_values": reals(48, channels(case) * patch * patch), "image_grid_hw": torch.tensor([[4, 6], [6, 4]])}
@@ -96,7 +99,8 @@ def _patches(case: Case, pixels: str, grid: str) -> dict[str, Any]:
         flat = flat.view(count, channels(case), patch, patch)
     if case.type.startswith("paddleocr_vl"):
         flat = flat.view(*((1,) if case.type.endswith("vision") else ()), count, channels(case), patch, patch)
-    return {pixels: flat, grid: shapes}
+    merges = torch.tensor([merge] * PICTURES)
+    return {pixels: flat, grid: shapes, "image_merge_sizes": merges, "merge_sizes": merges}
 
 
 __all__ = ["IMAGE", "channels", "image_size", "integers", "pictures"]

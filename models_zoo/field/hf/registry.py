@@ -16,7 +16,11 @@ _RICHEST_FIRST = (
 )  # fmt: skip
 _LAST = ("MULTIPLE_CHOICE", "DECISION", "BACKBONE", "IMAGE", "TEXT_ENCODING", "")
 
-_PREFERRED = {"flava": "FlavaModel", "sapiens2": "Sapiens2Model"}  # where the richest one wants targets of a training loss
+_PREFERRED = {
+    "flava": "FlavaModel",
+    "sapiens2": "Sapiens2Model",
+    "videomae": "VideoMAEForVideoClassification",
+}  # where the richest one wants targets of a training loss
 
 
 def _rank(mapping: str) -> tuple[int, str]:

@@ -12,7 +12,7 @@ from models_zoo.field.hf.case import PICTURES, Case
 
 _TOWERS = ("audio_config", "audio_encoder_config", "encoder_config", "speech_config")
 _CHANNELLED = ("dac", "pe_audio", "neucodec", "xcodec", "vibevoice", "encodec", "mimi", "pocket_tts")
-_BINS_FIRST = ("glmasr", "qwen3_asr", "qwen2_5_omni", "qwen3_omni")
+_BINS_FIRST = ("glmasr", "qwen3_asr", "qwen2_5_omni", "qwen3_omni", "voxtral_realtime")
 SAMPLES = 4001
 FRAMES = 88  # a multiple of the usual subsampling
 

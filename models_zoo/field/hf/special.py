@@ -329,16 +329,23 @@ def _frames_first(case: Case) -> Made:
     }
 
 
-@special("timesformer", "vivit", "videomae", "vjepa2", "videoprism", "videoprism_vision_model")
+@special("timesformer", "vivit", "videomae", "vjepa2", "videoprism", "videoprism_vision_model", "videomt", "xclip")
 def _video(case: Case) -> Made:
-    frames = case.size("num_frames", "frames_per_clip")
+    frames = case.size("num_frames", "frames_per_clip", default=2)
+    words = _words(case) if "input_ids" in case.accepts else {}
     video = reals(PICTURES, frames, 3, *image_size(case))
-    return {"pixel_values_videos" if "pixel_values_videos" in case.accepts else "pixel_values": video}
+    return words | {"pixel_values_videos" if "pixel_values_videos" in case.accepts else "pixel_values": video}
+
+
+@special("vibevoice_acoustic_tokenizer_encoder")
+def _samples(case: Case) -> Made:
+    return {"hidden_states": reals(PICTURES, 1, 6400)}
 
 
 @special("seggpt")
 def _prompted(case: Case) -> Made:
     height, width = image_size(case)
+    height //= 2  # the prompt is put above the image
     names = ("pixel_values", "prompt_pixel_values", "prompt_masks")
     return {name: reals(PICTURES, 3, height, width, seed=seed) for seed, name in enumerate(names)}
 

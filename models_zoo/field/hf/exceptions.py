@@ -58,6 +58,9 @@ def _timm(
 
 
 _MERGED: dict[str, Any] = dict(out_hidden_size=lambda sizes: 4 * sizes["vision_config"].hidden_size)
+_SAM: dict[str, Any] = dict(
+    hidden_size=Pair(64, 32), mlp_dim=Pair(128, 64), num_attention_heads=Pair(4, 2), image_size=64,
+)  # fmt: skip
 _WAYS = ("vertical_long_to_small_conv", "horizontal_small_to_long_conv", "symmetric_conv_long")
 _KERNELS = {f"{way}_{size}ratio": [3, 1, 1] for way in _WAYS for size in ("long", "mid", "short")} | {
     "reduce_channel": [1, 1, 0],
@@ -71,7 +74,6 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "swinv2": _WINDOW,
     "maskformer-swin": _WINDOW,
     "donut-swin": _WINDOW,
-    "swin2sr": dict(window_size=4),
     "qwen2_vl_vision": {TEXT: ("hidden_size",)},
     "efficientnet": _EFFICIENT,
     "align_vision_model": _EFFICIENT,
@@ -188,10 +190,12 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "glmasr_encoder": dict(intermediate_size=lambda sizes: 4 * sizes["hidden_size"]),
     "hiera": dict(patch_size=[7, 7], decoder_hidden_size=Pair(64, 32), decoder_depth=2, decoder_num_heads=Pair(4, 2)),
     "molmo2_adapter": dict(vision_feature_layer=Pair([3, 1], [1, 0])),
-    "moonshine_streaming": dict(num_key_value_heads=Pair(8, 4), decoder_num_key_value_heads=Pair(8, 4)),
+    "moonshine_streaming": dict(num_key_value_heads=Pair(4, 2)),
     "neomme": dict(head_dim=16),
     "dots3_note_audio_encoder": dict(adapter_input_size=lambda sizes: sizes["hidden_size"]),
-    "emu3_vqgan": dict(codebook_size=8, hidden_size=lambda sizes: sizes["base_channels"] * sizes["channel_multiplier"][-1]),
+    "emu3_vqgan": dict(
+        base_channels=32, codebook_size=8, hidden_size=lambda sizes: sizes["base_channels"] * sizes["channel_multiplier"][-1]
+    ),
     "granite_speech/blip_2_qformer": dict(encoder_hidden_size=Pair(192, 96)),
     "granite_speech_plus/blip_2_qformer": dict(encoder_hidden_size=Pair(192, 96)),
     "sam2_hiera_det_model": dict(global_attention_blocks=Pair([4], [])),
@@ -221,7 +225,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "tvp": dict(max_img_size=64, visual_prompt_size=8, num_frames=2, max_position_embeddings=101),
     "nemotron_h_omni": dict(image_token_id=45),
     "lw_detr": dict(projector_scale_factors=[1.0], num_feature_levels=1),
-    "sam3_vit_model": dict(image_size=64),
+    "sam3_vit_model": dict(image_size=64, pretrain_image_size=64),
     "sam3_tracker_prompt_encoder": dict(image_size=64),
     "step3p5": dict(sliding_window=5),
     "step3p7_text": dict(sliding_window=5),
@@ -234,6 +238,15 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "voxtral_encoder": dict(intermediate_size=lambda sizes: 4 * sizes["hidden_size"], max_source_positions=24),
     "wav2vec2-bert": dict(vocab_size=61),
     "xmod": dict(default_language="en_XX"),
+    "swin2sr": dict(window_size=4, image_size=16, embed_dim=Pair(48, 24), num_heads=Pair([4] * 4, [2] * 4), depths=[2] * 4),
+    "xcodec2": dict(encoder_hidden_size=Pair(8, 4)),
+    "neucodec": dict(encoder_hidden_size=Pair(8, 4)),
+    "slanext_vision": _SAM,
+    "pp_formulanet_vision": _SAM,
+    "vjepa2": dict(frames_per_clip=4),
+    "univnet": dict(model_hidden_channels=Pair(8, 4), kernel_predictor_hidden_channels=Pair(16, 8)),
+    "voxtral": dict(audio_token_id=45),
+    "zoedepth": dict(bottleneck_features=lambda sizes: sizes["fusion_hidden_size"]),
     "aria": dict(projector_patch_to_query_dict={36: 9}),
     "align": dict(projection_dim=Pair(160, 80)),
     "chameleon_vqgan": dict(num_embeddings=8),

@@ -112,7 +112,7 @@ def _feature_rows(case: Case, method: str, made: Made) -> int:
 def _rows(features: Any) -> int:
     if isinstance(features, Tensor):
         return features.numel() // features.shape[-1]
-    return sum(_rows(item) for item in features)
+    return sum(_rows(item) for item in features) if isinstance(features, list | tuple) else 0
 
 
 def maker(*names: str) -> Callable[[Callable[[Case, Made], Any]], Callable[[Case, Made], Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from models_zoo.entry import integers, reals
 from models_zoo.field.hf.case import LENGTH, PICTURES, TARGET, TEXTS, Case
@@ -353,3 +354,15 @@ def _prompted(case: Case) -> Made:
 @special("tvp")
 def _moments(case: Case) -> Made:
     return _words(case) | {"pixel_values": reals(PICTURES, case.config.num_frames, 3, 64, 64)}
+
+
+@special("vibevoice_acoustic_tokenizer_decoder")
+def _acoustic_latents(case: Case) -> Made:
+    first = next(module for module in case.model.modules() if isinstance(module, nn.Conv1d))
+    return {"hidden_states": reals(PICTURES, first.in_channels, 9)}
+
+
+@special("pe_audio_video", "pe_audio_video_encoder")
+def _heard_and_seen(case: Case) -> Made:
+    words = _words(case) if "input_ids" in case.accepts else {}
+    return words | {"input_values": reals(PICTURES, 1, 4001), "pixel_values_videos": reals(PICTURES, 4, 3, *image_size(case))}

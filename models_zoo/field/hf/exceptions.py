@@ -183,7 +183,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "ultravbert/siglip_vision_model": dict(image_size=32),
     "dbrx/": dict(rope_theta=10000.0, clip_qkv=8.0),
     "deepseek_ocr2_sam_vision_model": dict(downsample_channels=Pair([16, 128], [8, 64])),
-    "unlimited_ocr_sam_vision_model": dict(downsample_channels=Pair([16, 128], [8, 64])),
+    "unlimited_ocr_sam_vision_model": dict(downsample_channels=Pair([16, 32], [8, 16])),
     "diffusion_gemma_text": dict(num_experts=6, top_k_experts=2, moe_intermediate_size=Pair(64, 32)),
     "dots3_note_vision_encoder": dict(adapter_in_dim=lambda sizes: sizes["hidden_size"]),
     "gemma4_audio": dict(subsampling_conv_channels=[128, 16]),
@@ -247,6 +247,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "univnet": dict(model_hidden_channels=Pair(8, 4), kernel_predictor_hidden_channels=Pair(16, 8)),
     "voxtral": dict(audio_token_id=45),
     "zoedepth": dict(bottleneck_features=lambda sizes: sizes["fusion_hidden_size"]),
+    "vitmatte/vitdet": dict(patch_size=16, image_size=64),
     "aria": dict(projector_patch_to_query_dict={36: 9}),
     "align": dict(projection_dim=Pair(160, 80)),
     "chameleon_vqgan": dict(num_embeddings=8),
@@ -305,8 +306,14 @@ def keeps_widths(model_type: str) -> bool:
 
 
 # The width of the stream is that of an input, which stays.
-_INPUT_IS_STREAM = ("blip_2_qformer", "nemotron3_5_transcribe_word_timestamp", "mimi_decoder", "pocket_tts_audio_tokenizer_decoder",
-                    "pop2piano")  # fmt: skip
+_INPUT_IS_STREAM = (
+    "blip_2_qformer",
+    "nemotron3_5_transcribe_word_timestamp",
+    "mimi_decoder",
+    "pocket_tts_audio_tokenizer_decoder",
+    "pop2piano",
+    "vibevoice_acoustic_tokenizer_decoder",
+)
 # Stages of one layer are read off wrongly by the model itself.
 _NEEDS_DEPTH = ("glpn", "poolformer", "pvt", "zamba", "mistral_large4", "mistral_large4_text", "muse_spark_audio")
 

@@ -42,7 +42,8 @@ def pictures(case: Case) -> dict[str, Any]:
             (1,) if "pixel_attention_mask" in case.accepts or case.type in _SEVERAL else ()
         )  # images of a row, one after another
         made["pixel_values"] = reals(PICTURES, *several, channels(case), *image_size(case))
-        made["pixel_attention_mask"] = torch.ones(PICTURES, *several, *image_size(case), dtype=torch.bool)
+        masked = () if case.type == "granite_docling" else image_size(case)  # there whole images are masked
+        made["pixel_attention_mask"] = torch.ones(PICTURES, *several, *masked, dtype=torch.bool)
         if case.type != "llava":  # its tower is of one size
             made["image_sizes"] = torch.tensor([image_size(case)] * PICTURES)
     if "high_res_pixel_values" in case.accepts:
@@ -62,7 +63,7 @@ def channels(case: Case) -> int:
 
 def image_size(case: Case) -> tuple[int, int]:
     if case.type.endswith("_rec"):  # a line of text
-        return 48, 96
+        return 96, 160
     arguments = case.size("model_args", default={}, under=_TOWERS)
     size = arguments.get("img_size") or case.size("image_size", "img_size", default=IMAGE, under=_TOWERS)
     if isinstance(size, dict):

@@ -193,15 +193,19 @@ def _mel(case: Case) -> Made:
 
 @special("pi0")
 def _robot(case: Case) -> Made:
-    from models_zoo.field.hf.inputs import text_with_images  # a cycle at the top
-
     config = case.config
-    made = text_with_images(case)
-    return made | {
+    height, width = image_size(case)
+    slots = torch.full(
+        (PICTURES, height * width // case.size("patch_size") ** 2), case.size("image_token_id", "image_token_index")
+    )
+    return {
+        "pixel_values": reals(PICTURES, 1, 3, height, width),
+        "pixel_attention_mask": torch.ones(PICTURES, 1, dtype=torch.bool),
+        "input_ids": torch.cat([slots, case.tokens(PICTURES, LENGTH)], 1),
+        "attention_mask": torch.ones(PICTURES, slots.shape[1] + LENGTH, dtype=torch.long),
         "state": reals(PICTURES, config.max_state_dim),
         "noise": reals(PICTURES, config.chunk_size, config.max_action_dim, seed=4),
         "timestep": torch.tensor([0.3, 0.7]),
-        "actions": None,
     }
 
 
@@ -366,3 +370,10 @@ def _acoustic_latents(case: Case) -> Made:
 def _heard_and_seen(case: Case) -> Made:
     words = _words(case) if "input_ids" in case.accepts else {}
     return words | {"input_values": reals(PICTURES, 1, 4001), "pixel_values_videos": reals(PICTURES, 4, 3, *image_size(case))}
+
+
+NOT_TENSORS = {
+    "gemma4_assistant": "its forward takes the target model's shared keys and values",
+    "gemma4_unified_assistant": "its forward takes the target model's shared keys and values",
+    "sam3_tracker_video": "its forward takes an inference session",
+}

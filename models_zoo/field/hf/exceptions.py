@@ -57,6 +57,10 @@ def _timm(
     return build
 
 
+_MERGED: dict[str, Any] = dict(out_hidden_size=lambda sizes: 4 * sizes["vision_config"].hidden_size)
+_SAM: dict[str, Any] = dict(
+    hidden_size=Pair(64, 32), mlp_dim=Pair(128, 64), num_attention_heads=Pair(4, 2), image_size=64,
+)  # fmt: skip
 _WAYS = ("vertical_long_to_small_conv", "horizontal_small_to_long_conv", "symmetric_conv_long")
 _KERNELS = {f"{way}_{size}ratio": [3, 1, 1] for way in _WAYS for size in ("long", "mid", "short")} | {
     "reduce_channel": [1, 1, 0],
@@ -70,7 +74,6 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "swinv2": _WINDOW,
     "maskformer-swin": _WINDOW,
     "donut-swin": _WINDOW,
-    "swin2sr": _WINDOW,
     "qwen2_vl_vision": {TEXT: ("hidden_size",)},
     "efficientnet": _EFFICIENT,
     "align_vision_model": _EFFICIENT,
@@ -114,7 +117,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
         rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}}
     ),
     "dpt": dict(num_hidden_layers=4, backbone_out_indices=[0, 1, 2, 3]),
-    "emu3": dict(vocabulary_map={"<image>": 41, **{f"<|visual token {i:06d}|>": 42 + i for i in range(8)}}),
+    "emu3": dict(vocabulary_map={"<image>": 41, "<|extra_200|>": 40, **{f"<|visual token {i:06d}|>": 42 + i for i in range(8)}}),
     "gemma3n_text": dict(
         num_hidden_layers=6,
         num_kv_shared_layers=2,
@@ -173,24 +176,26 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "llava_next": _GRIDS,
     "llava_next_video": _GRIDS,
     "llava_onevision": _GRIDS,
-    "granite4_vision": _GRIDS | dict(deepstack_layer_map=Pair([[1, 1], [2, 2]], [[0, 0]]), spatial_target_layers=Pair([3], [1])),
+    "granite4_vision": _GRIDS
+    | dict(deepstack_layer_map=Pair([[1, 1], [2, 2]], [[0, 0]]), spatial_target_layers=Pair([3], [1]), downsample_rate="1/2"),
     "mistral3": dict(vision_feature_layer=-1),
     "modernvbert/siglip_vision_model": dict(image_size=32),
     "ultravbert/siglip_vision_model": dict(image_size=32),
     "dbrx/": dict(rope_theta=10000.0, clip_qkv=8.0),
     "deepseek_ocr2_sam_vision_model": dict(downsample_channels=Pair([16, 128], [8, 64])),
-    "unlimited_ocr_sam_vision_model": dict(downsample_channels=Pair([16, 128], [8, 64])),
+    "unlimited_ocr_sam_vision_model": dict(downsample_channels=Pair([16, 32], [8, 16])),
     "diffusion_gemma_text": dict(num_experts=6, top_k_experts=2, moe_intermediate_size=Pair(64, 32)),
     "dots3_note_vision_encoder": dict(adapter_in_dim=lambda sizes: sizes["hidden_size"]),
     "gemma4_audio": dict(subsampling_conv_channels=[128, 16]),
     "glmasr_encoder": dict(intermediate_size=lambda sizes: 4 * sizes["hidden_size"]),
     "hiera": dict(patch_size=[7, 7], decoder_hidden_size=Pair(64, 32), decoder_depth=2, decoder_num_heads=Pair(4, 2)),
     "molmo2_adapter": dict(vision_feature_layer=Pair([3, 1], [1, 0])),
-    "moonshine_streaming": dict(num_key_value_heads=Pair(8, 4), decoder_num_key_value_heads=Pair(8, 4)),
+    "moonshine_streaming": dict(num_key_value_heads=Pair(4, 2)),
     "neomme": dict(head_dim=16),
-    "qwen3_asr_encoder": dict(n_window=11),
     "dots3_note_audio_encoder": dict(adapter_input_size=lambda sizes: sizes["hidden_size"]),
-    "emu3_vqgan": dict(codebook_size=8, hidden_size=lambda sizes: sizes["base_channels"] * sizes["channel_multiplier"][-1]),
+    "emu3_vqgan": dict(
+        base_channels=32, codebook_size=8, hidden_size=lambda sizes: sizes["base_channels"] * sizes["channel_multiplier"][-1]
+    ),
     "granite_speech/blip_2_qformer": dict(encoder_hidden_size=Pair(192, 96)),
     "granite_speech_plus/blip_2_qformer": dict(encoder_hidden_size=Pair(192, 96)),
     "sam2_hiera_det_model": dict(global_attention_blocks=Pair([4], [])),
@@ -203,9 +208,46 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "pp_ocrv6_medium_det": dict(intraclass_block_config=_KERNELS),
     "dac": dict(encoder_hidden_size=Pair(8, 4), hidden_size=Pair(128, 64), decoder_hidden_size=Pair(96, 48)),
     "radio": dict(max_img_size=24),
-    "seggpt": dict(num_hidden_layers=4, intermediate_hidden_state_indices=[0, 1, 2, 3], merge_index=1),
-    "t5gemma2": dict(mm_tokens_per_image=4), "t5gemma2_encoder": dict(mm_tokens_per_image=4, dropout_rate=0.0),
-    "timesfm": dict(context_length=96), "timesfm2_5": dict(context_length=96),
+    "t5gemma2": dict(mm_tokens_per_image=4),
+    "t5gemma2_encoder": dict(mm_tokens_per_image=4, dropout_rate=0.0),
+    "timesfm": dict(context_length=96),
+    "timesfm2_5": dict(context_length=96),
+    "muse_spark": _MERGED,
+    "muse_glimmer": _MERGED,
+    "qwen2_5_omni_audio_encoder": dict(max_source_positions=60),
+    "qwen3_omni_moe_audio_encoder": dict(max_source_positions=60),
+    "qwen3_omni_moe_thinker": dict(vision_start_token_id=54, vision_end_token_id=53),
+    "sam2_video_prompt_encoder": dict(patch_size=16),
+    "edgetam_video_prompt_encoder": dict(patch_size=16),
+    "sam3_vision_model": dict(backbone_feature_sizes=[[64, 64], [32, 32], [16, 16]]),
+    "timm_backbone": dict(backbone="resnet10t"),
+    "timm_wrapper": dict(architecture="resnet10t"),
+    "tvp": dict(max_img_size=64, visual_prompt_size=8, num_frames=2, max_position_embeddings=101),
+    "nemotron_h_omni": dict(image_token_id=45),
+    "lw_detr": dict(projector_scale_factors=[1.0], num_feature_levels=1),
+    "sam3_vit_model": dict(image_size=64, pretrain_image_size=64),
+    "sam3_tracker_prompt_encoder": dict(image_size=64),
+    "step3p5": dict(sliding_window=5),
+    "step3p7_text": dict(sliding_window=5),
+    "step3p7": dict(sliding_window=5),
+    "t5gemma2_encoder/t5gemma2_text": dict(dropout_rate=0.0),
+    "seggpt": dict(num_hidden_layers=4, intermediate_hidden_state_indices=[0, 1, 2, 3], merge_index=0, image_size=[48, 24]),
+    "vipllava": dict(vision_feature_layers=[-1, -2]),
+    "vitmatte": dict(fusion_hidden_sizes=[32, 16, 8, 4]),
+    "vitpose_backbone": dict(image_size=[64, 48], patch_size=[16, 16]),
+    "voxtral_encoder": dict(intermediate_size=lambda sizes: 4 * sizes["hidden_size"], max_source_positions=24),
+    "wav2vec2-bert": dict(vocab_size=61),
+    "xmod": dict(default_language="en_XX"),
+    "swin2sr": dict(window_size=4, image_size=16, embed_dim=Pair(48, 24), num_heads=Pair([4] * 4, [2] * 4), depths=[2] * 4),
+    "xcodec2": dict(encoder_hidden_size=Pair(8, 4)),
+    "neucodec": dict(encoder_hidden_size=Pair(8, 4)),
+    "slanext_vision": _SAM,
+    "pp_formulanet_vision": _SAM,
+    "vjepa2": dict(frames_per_clip=4),
+    "univnet": dict(model_hidden_channels=Pair(8, 4), kernel_predictor_hidden_channels=Pair(16, 8)),
+    "voxtral": dict(audio_token_id=45),
+    "zoedepth": dict(bottleneck_features=lambda sizes: sizes["fusion_hidden_size"]),
+    "vitmatte/vitdet": dict(patch_size=16, image_size=64),
     "aria": dict(projector_patch_to_query_dict={36: 9}),
     "align": dict(projection_dim=Pair(160, 80)),
     "chameleon_vqgan": dict(num_embeddings=8),
@@ -264,10 +306,16 @@ def keeps_widths(model_type: str) -> bool:
 
 
 # The width of the stream is that of an input, which stays.
-_INPUT_IS_STREAM = ("blip_2_qformer", "nemotron3_5_transcribe_word_timestamp", "mimi_decoder", "pocket_tts_audio_tokenizer_decoder",
-                    "pop2piano")  # fmt: skip
+_INPUT_IS_STREAM = (
+    "blip_2_qformer",
+    "nemotron3_5_transcribe_word_timestamp",
+    "mimi_decoder",
+    "pocket_tts_audio_tokenizer_decoder",
+    "pop2piano",
+    "vibevoice_acoustic_tokenizer_decoder",
+)
 # Stages of one layer are read off wrongly by the model itself.
-_NEEDS_DEPTH = ("glpn", "poolformer", "pvt")
+_NEEDS_DEPTH = ("glpn", "poolformer", "pvt", "zamba", "mistral_large4", "mistral_large4_text", "muse_spark_audio")
 
 
 def has_smaller(model_type: str) -> bool:

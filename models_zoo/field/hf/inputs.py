@@ -90,15 +90,19 @@ def _placeholders(case: Case, made: Made) -> dict[int, tuple[int, int, int | Non
 def _feature_rows(case: Case, method: str, made: Made) -> int:
     """How many vectors the tower hands to the language model: run it and count."""
     functions = [function for part in case.model.modules() if (function := getattr(part, method, None))]
-    if not functions:
+    for function in functions:  # an outer one may leave what it takes to the inner one to name
+        given = {name: value for name, value in made.items() if name in inspect.signature(function).parameters}
+        if not given:
+            continue
+        try:
+            with torch.no_grad():
+                out = function(**given)
+            break
+        except TypeError:
+            if function is functions[-1]:
+                raise
+    else:
         return 0
-    function = max(functions, key=lambda each: len(inspect.signature(each).parameters))  # the one that names what it takes
-    parameters = inspect.signature(function).parameters
-    given = {name: value for name, value in made.items() if name in parameters}
-    if not given:
-        return 0
-    with torch.no_grad():
-        out = function(**given)
     features = getattr(out, "pooler_output", None) if not isinstance(out, Tensor | list | tuple) else out
     if features is None:
         features = out[0]
@@ -108,7 +112,7 @@ def _feature_rows(case: Case, method: str, made: Made) -> int:
 def _rows(features: Any) -> int:
     if isinstance(features, Tensor):
         return features.numel() // features.shape[-1]
-    return sum(_rows(item) for item in features)
+    return sum(_rows(item) for item in features) if isinstance(features, list | tuple) else 0
 
 
 def maker(*names: str) -> Callable[[Callable[[Case, Made], Any]], Callable[[Case, Made], Any]]:

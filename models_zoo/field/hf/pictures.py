@@ -11,7 +11,7 @@ from models_zoo.entry import integers, reals
 from models_zoo.field.hf.case import PICTURES, Case
 
 _TOWERS = ("vision_config", "vision_tower_config", "vit_config", "image_config", "backbone_config", "encoder")
-_SEVERAL = ("colmodernvbert", "colidefics3", "perception_lm")
+_SEVERAL = ("colmodernvbert", "colidefics3", "perception_lm", "inkling_mm_model")
 IMAGE = 64  # where the config names no size, as convolutional networks do
 
 
@@ -24,6 +24,9 @@ def pictures(case: Case) -> dict[str, Any]:
     pixels = next((name for name in ("pixel_values", "hidden_states") if name in case.accepts), None)
     if grid and pixels:
         return _patches(case, pixels, grid)
+    if case.type.startswith("minicpm") and "target_sizes" in case.accepts:
+        patch = case.size("patch_size", under=_TOWERS)
+        return {"pixel_values": reals(1, 3, patch, 48 * patch), "target_sizes": torch.tensor([[4, 6], [6, 4]])}
     if "image_grid_hw" in case.accepts and case.type == "nemotron_h_omni":
         patch = case.size("patch_size", under=_TOWERS)
         return {"pixel_values": reals(48, channels(case) * patch * patch), "image_grid_hw": torch.tensor([[4, 6], [6, 4]])}
@@ -39,8 +42,10 @@ def pictures(case: Case) -> dict[str, Any]:
             (1,) if "pixel_attention_mask" in case.accepts or case.type in _SEVERAL else ()
         )  # images of a row, one after another
         made["pixel_values"] = reals(PICTURES, *several, channels(case), *image_size(case))
-        made["pixel_attention_mask"] = torch.ones(PICTURES, *several, *image_size(case), dtype=torch.bool)
-        made["image_sizes"] = torch.tensor([image_size(case)] * PICTURES)
+        masked = () if case.type == "granite_docling" else image_size(case)  # there whole images are masked
+        made["pixel_attention_mask"] = torch.ones(PICTURES, *several, *masked, dtype=torch.bool)
+        if case.type != "llava":  # its tower is of one size
+            made["image_sizes"] = torch.tensor([image_size(case)] * PICTURES)
     if "high_res_pixel_values" in case.accepts:
         size = case.config.high_res_vision_config.image_size
         made["high_res_pixel_values"] = reals(PICTURES, channels(case), size, size, seed=1)
@@ -58,7 +63,7 @@ def channels(case: Case) -> int:
 
 def image_size(case: Case) -> tuple[int, int]:
     if case.type.endswith("_rec"):  # a line of text
-        return 48, 96
+        return 96, 160
     arguments = case.size("model_args", default={}, under=_TOWERS)
     size = arguments.get("img_size") or case.size("image_size", "img_size", default=IMAGE, under=_TOWERS)
     if isinstance(size, dict):
@@ -95,7 +100,8 @@ def _patches(case: Case, pixels: str, grid: str) -> dict[str, Any]:
         flat = flat.view(count, channels(case), patch, patch)
     if case.type.startswith("paddleocr_vl"):
         flat = flat.view(*((1,) if case.type.endswith("vision") else ()), count, channels(case), patch, patch)
-    return {pixels: flat, grid: shapes}
+    merges = torch.tensor([merge] * PICTURES)
+    return {pixels: flat, grid: shapes, "image_merge_sizes": merges, "merge_sizes": merges}
 
 
 __all__ = ["IMAGE", "channels", "image_size", "integers", "pictures"]

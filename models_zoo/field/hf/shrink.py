@@ -28,10 +28,13 @@ _IGNORED = frozenset(
     {"transformers_version", "architectures", "dtype", "id2label", "label2id", "problem_type", "per_layer_config"}
 )
 _SIZES: dict[str, tuple[int, int]] = {  # role: (size in the parent, size in the smaller one)
-    "vocabulary": (VOCABULARY, VOCABULARY), "codebook": (32, 32), "filters": (8, 4), "zero experts": (2, 2), "hashes": (53, 53), "channel groups": (4, 4), "rotary": (8, 8), "positions": (101, 101), "square positions": (64, 64), "window": (5, 5),
+    "vocabulary": (VOCABULARY, VOCABULARY), "codebook": (32, 32), "filters": (8, 4),
+    "zero experts": (2, 2), "hashes": (53, 53), "channel groups": (4, 4), "rotary": (8, 8),
+    "positions": (101, 101), "square positions": (64, 64), "window": (5, 5),
     "head": (12, 12), "rope head": (8, 8), "plain head": (12, 12), "value head": (20, 20),
     "query rank": (40, 20), "key rank": (28, 14), "experts": (6, 6), "experts per token": (2, 2), "shared experts": (2, 2),
-    "groups of experts": (2, 2), "chosen groups": (1, 1), "patch": (4, 4), "image": (24, 24), "source positions": (26, 26), "queries": (9, 9),
+    "groups of experts": (2, 2), "chosen groups": (1, 1), "patch": (4, 4), "image": (24, 24),
+    "source positions": (26, 26), "queries": (9, 9),
     "dense first": (1, 1), "depths": (2, 1), "layers": (LAYERS, 2),
 }  # fmt: skip
 
@@ -139,7 +142,7 @@ def _palette(widths: list[int], half: bool) -> dict[int, int]:
 def _rebuild(config: Any, scale: Scale, settings: dict[str, Any], owner: str = "") -> Any:
     from transformers import PretrainedConfig
 
-    if config.model_type == "timm_backbone":
+    if config.model_type == "timm_backbone" and owner:
         return _backbone(config, scale.half)
     plain = _plain(type(config))
     picked = _layers(config, scale.half)

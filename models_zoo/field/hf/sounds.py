@@ -12,7 +12,7 @@ from models_zoo.field.hf.case import PICTURES, Case
 
 _TOWERS = ("audio_config", "audio_encoder_config", "encoder_config", "speech_config")
 _CHANNELLED = ("dac", "pe_audio", "neucodec", "xcodec", "vibevoice", "encodec", "mimi", "pocket_tts")
-_BINS_FIRST = ("glmasr", "qwen3_asr", "qwen2_5_omni", "qwen3_omni")
+_BINS_FIRST = ("glmasr", "qwen3_asr", "qwen2_5_omni", "qwen3_omni", "voxtral_realtime")
 SAMPLES = 4001
 FRAMES = 88  # a multiple of the usual subsampling
 
@@ -23,11 +23,14 @@ def sounds(case: Case) -> dict[str, Any]:
         return made
     if "input_features" in case.accepts:
         features = spectrogram(case)
-        frames = next(size for size in features.shape[1:] if size in (FRAMES, features.shape[-1]))
+        frames = next(size for size in features.shape[1:] if size in (FRAMES, features.shape[-1]))  # not the bins
         made["input_features"] = features
         made["input_features_mask"] = torch.ones(
             PICTURES, frames, dtype=torch.bool if case.type.startswith("gemma") else torch.long
         )
+        if case.type.startswith("granite_speech"):  # there it masks vectors, not frames
+            del made["input_features_mask"]
+            return made
         made["padding_mask"] = made["input_features_mask"]
         made["feature_attention_mask"] = made["input_features_mask"]
     if "input_values" in case.accepts:
@@ -53,7 +56,7 @@ def spectrogram(case: Case) -> Any:
         bins = 320
     positions = case.size("max_source_positions", under=_TOWERS)
     if case.type.startswith(_BINS_FIRST):
-        return reals(PICTURES, bins, FRAMES)
+        return reals(PICTURES, bins, 100 if case.type.startswith("qwen3_asr") else FRAMES)
     conv = next((module for module in case.model.modules() if isinstance(module, nn.Conv1d)), None)
     if conv is not None and conv.in_channels == bins and positions is not None:
         return reals(PICTURES, bins, 2 * min(positions, 50))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from models_zoo.entry import integers, reals
 from models_zoo.field.hf.case import LENGTH, PICTURES, TARGET, TEXTS, Case
@@ -192,15 +193,19 @@ def _mel(case: Case) -> Made:
 
 @special("pi0")
 def _robot(case: Case) -> Made:
-    from models_zoo.field.hf.inputs import text_with_images  # a cycle at the top
-
     config = case.config
-    made = text_with_images(case)
-    return made | {
+    height, width = image_size(case)
+    slots = torch.full(
+        (PICTURES, height * width // case.size("patch_size") ** 2), case.size("image_token_id", "image_token_index")
+    )
+    return {
+        "pixel_values": reals(PICTURES, 1, 3, height, width),
+        "pixel_attention_mask": torch.ones(PICTURES, 1, dtype=torch.bool),
+        "input_ids": torch.cat([slots, case.tokens(PICTURES, LENGTH)], 1),
+        "attention_mask": torch.ones(PICTURES, slots.shape[1] + LENGTH, dtype=torch.long),
         "state": reals(PICTURES, config.max_state_dim),
         "noise": reals(PICTURES, config.chunk_size, config.max_action_dim, seed=4),
         "timestep": torch.tensor([0.3, 0.7]),
-        "actions": None,
     }
 
 
@@ -323,11 +328,52 @@ def _question(case: Case) -> Made:
 
 @special("speech_to_text")
 def _frames_first(case: Case) -> Made:
-    return {"input_features": reals(PICTURES, 52, case.config.input_feat_per_channel), "decoder_input_ids": case.tokens(PICTURES, TARGET)}
+    return {
+        "input_features": reals(PICTURES, 52, case.config.input_feat_per_channel),
+        "decoder_input_ids": case.tokens(PICTURES, TARGET),
+    }
 
 
-@special("timesformer", "vivit", "videomae", "vjepa2", "videoprism", "videoprism_vision_model")
+@special("timesformer", "vivit", "videomae", "vjepa2", "videoprism", "videoprism_vision_model", "videomt", "xclip")
 def _video(case: Case) -> Made:
-    frames = case.size("num_frames", "frames_per_clip")
+    frames = case.size("num_frames", "frames_per_clip", default=2)
+    words = _words(case) if "input_ids" in case.accepts else {}
     video = reals(PICTURES, frames, 3, *image_size(case))
-    return {"pixel_values_videos" if "pixel_values_videos" in case.accepts else "pixel_values": video}
+    return words | {"pixel_values_videos" if "pixel_values_videos" in case.accepts else "pixel_values": video}
+
+
+@special("vibevoice_acoustic_tokenizer_encoder")
+def _samples(case: Case) -> Made:
+    return {"hidden_states": reals(PICTURES, 1, 6400)}
+
+
+@special("seggpt")
+def _prompted(case: Case) -> Made:
+    height, width = image_size(case)
+    height //= 2  # the prompt is put above the image
+    names = ("pixel_values", "prompt_pixel_values", "prompt_masks")
+    return {name: reals(PICTURES, 3, height, width, seed=seed) for seed, name in enumerate(names)}
+
+
+@special("tvp")
+def _moments(case: Case) -> Made:
+    return _words(case) | {"pixel_values": reals(PICTURES, case.config.num_frames, 3, 64, 64)}
+
+
+@special("vibevoice_acoustic_tokenizer_decoder")
+def _acoustic_latents(case: Case) -> Made:
+    first = next(module for module in case.model.modules() if isinstance(module, nn.Conv1d))
+    return {"hidden_states": reals(PICTURES, first.in_channels, 9)}
+
+
+@special("pe_audio_video", "pe_audio_video_encoder")
+def _heard_and_seen(case: Case) -> Made:
+    words = _words(case) if "input_ids" in case.accepts else {}
+    return words | {"input_values": reals(PICTURES, 1, 4001), "pixel_values_videos": reals(PICTURES, 4, 3, *image_size(case))}
+
+
+NOT_TENSORS = {
+    "gemma4_assistant": "its forward takes the target model's shared keys and values",
+    "gemma4_unified_assistant": "its forward takes the target model's shared keys and values",
+    "sam3_tracker_video": "its forward takes an inference session",
+}

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import fx
+from torch import Tensor, fx
 
 from graphclone.capture import Trace
 from graphclone.rules import identity, mixing, name_of
@@ -95,7 +95,7 @@ def find_blocks(trace: Trace, like: Sequence[Stack] = ()) -> tuple[Stack, ...]:
     for ends in sinks(trace.graph):
         chains = list(streams(flow, ends, known))
         patterns = list(dict.fromkeys(wanted)) or _patterns(chains)
-        found = [run for steps in chains for run in _runs(steps, patterns, edges)]
+        found = [run for steps in chains for run in _runs(steps, patterns, edges) if _closed(run)]
         found.sort(key=lambda run: flow.order[run.blocks[0][0].entry])
         if _covers(found, wanted) > _covers(best, wanted):
             best = found
@@ -117,6 +117,12 @@ class Run:
     pattern: Pattern
     blocks: tuple[tuple[Step, ...], ...]
     edges: tuple[Ops, Ops]
+
+
+def _closed(run: Run) -> bool:
+    """Whether each block gives what it takes: one tensor of one shape."""
+    ends = [(steps[0].entry, steps[-1].exit) for steps in run.blocks]
+    return all(isinstance(entry.meta.get("val"), Tensor) and shape_of(entry) == shape_of(exit) for entry, exit in ends)
 
 
 def _covers(runs: list[Run], wanted: list[Pattern]) -> tuple[bool, int]:

@@ -304,7 +304,8 @@ def _streams(types: Mapping[fx.Node, Any], stacks: Iterable[Stack]) -> dict[Fact
     """The factors of the values between blocks → the stack where they are met first."""
     streams: dict[Factor, str] = {}
     for stack in stacks:
-        for axis in types[stack.blocks[0].entry].axes:
+        entry = types[stack.blocks[0].entry]
+        for axis in entry.axes if isinstance(entry, Typed) else ():  # a block may begin with several values at once
             for factor in algebra.factors(axis):
                 streams.setdefault(factor, stack.name)
     return streams

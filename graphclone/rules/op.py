@@ -160,7 +160,9 @@ def as_int(value: Any) -> int:
     if isinstance(value, fx.Node):
         value = value.meta["val"]
     if isinstance(value, torch.SymInt):
-        return int(value.node.hint)
+        value = value.node.hint
+    if value is None:
+        raise Opaque("one of its numbers depends on values")
     return int(value)
 
 

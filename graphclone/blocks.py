@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
 from graphclone.capture import Trace
-from graphclone.rules import identity, mixing
+from graphclone.rules import identity, mixing, name_of
 from graphclone.streams import Flow, Signature, Step, shape_of, sinks, streams
 
 Pattern = tuple[Signature, ...]
+Ops = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Stack:
-    """Blocks that follow each other on one stream; `pattern` is what they have in common."""
+    """Blocks that follow each other on one stream; `pattern` is what they have in common, `edges` the ops without parameters that
+    each begins and ends with."""
 
     name: str
     blocks: tuple[Block, ...]
     pattern: Pattern = field(repr=False)
+    edges: tuple[Ops, Ops] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -53,24 +57,78 @@ class Stack:
         return f"{self.name}: {len(self)} blocks" + (f", kinds {kinds}" if len(set(kinds)) > 1 else "")
 
 
+def read_elsewhere(stack: Stack, chosen: Sequence[int]) -> str:
+    """Where a value of a block that a child has not exactly once is read outside the stream: what would be read there? Empty if nowhere."""
+    for index, block in enumerate(stack.blocks):
+        if chosen.count(index) == 1:
+            continue
+        inside = {*block.nodes, *(stack.blocks[index + 1].nodes if index + 1 < len(stack) else ())}
+        for node in block.nodes:
+            if node is stack.blocks[-1].exit:
+                continue
+            for user in node.users:
+                if user not in (inside if node is block.exit else set(block.nodes)):
+                    who = "an output of the model" if user.op == "output" else f"{name_of(user.target)} ({user.name})"
+                    return f"{who} reads '{node.name}' of the block '{block.name}'"
+    return ""
+
+
+def left_out(stack: Stack, parameters: Iterable[str]) -> list[str]:
+    """The numbered modules beside those of a stack that are in none of its blocks."""
+
+    def numbered(names: Iterable[str]) -> set[str]:
+        prefix = f"{stack.name}."
+        heads = {name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)}
+        return {prefix + head for head in heads if head.isdecimal()}
+
+    inside = numbered(name for block in stack.blocks for *_, name in block.uses)
+    return sorted(numbered(parameters) - inside) if inside else []
+
+
 def find_blocks(trace: Trace, like: Sequence[Stack] = ()) -> tuple[Stack, ...]:
     """The stacks of a trace, in graph order. `like`: look for the patterns of these stacks, even where they do not repeat."""
     flow = Flow.of(trace)
     known = {signature for stack in like for signature in stack.pattern}
+    wanted = [stack.pattern for stack in like]
+    edges = {stack.pattern: stack.edges for stack in like}
+    best: list[Run] = []
     for ends in sinks(trace.graph):
         chains = list(streams(flow, ends, known))
-        patterns = list(dict.fromkeys(stack.pattern for stack in like)) or _patterns(chains)
-        found = [run for steps in chains for run in _runs(steps, patterns)]
-        if found:
-            found.sort(key=lambda run: flow.order[run[0][0].exit])
-            return tuple(_stack(trace, flow, run) for run in found)
-    return ()
+        patterns = list(dict.fromkeys(wanted)) or _patterns(chains)
+        found = [run for steps in chains for run in _runs(steps, patterns, edges)]
+        found.sort(key=lambda run: flow.order[run.blocks[0][0].entry])
+        if _covers(found, wanted) > _covers(best, wanted):
+            best = found
+    return tuple(_distinct(_stack(trace, flow, run) for run in best))
+
+
+def _distinct(stacks: Iterable[Stack]) -> Iterator[Stack]:
+    """The stacks, no two of them of one name."""
+    taken: Counter[str] = Counter()
+    for stack in stacks:
+        taken[stack.name] += 1
+        yield stack if taken[stack.name] == 1 else replace(stack, name=f"{stack.name}.{taken[stack.name]}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Stretches of a stream that are one pattern again and again."""
+
+    pattern: Pattern
+    blocks: tuple[tuple[Step, ...], ...]
+    edges: tuple[Ops, Ops]
+
+
+def _covers(runs: list[Run], wanted: list[Pattern]) -> tuple[bool, int]:
+    """How good a choice of runs is: the stacks that are wanted, then as many blocks as can be."""
+    return bool(wanted) and [run.pattern for run in runs] == wanted, sum(len(run.blocks) for run in runs)
 
 
 def _patterns(chains: list[list[Step]]) -> list[Pattern]:
     """The shortest patterns of steps that repeat on a stream, those that cover most of it first."""
     found: dict[Pattern, int] = {}
-    for steps in chains:
+    for chain in chains:
+        steps = [step for step in chain if step.signature]
         numbers: dict[object, int] = {}
         kinds = [numbers.setdefault((step.signature, shape_of(step.entry)), len(numbers)) for step in steps]
         for period in range(1, len(steps) // 2 + 1):
@@ -78,7 +136,7 @@ def _patterns(chains: list[list[Step]]) -> list[Pattern]:
             for start, length in _equal_runs(kinds, period):
                 run = steps[start : start + length]
                 first = tuple(step.signature for step in run[:period])
-                mixes = any(mixing(node.target) for step in run[:period] for node in step.region)
+                mixes = any(mixing(node.target) for step in run[:period] for node in step.nodes)
                 if mixes and not any(_repeats(first, shorter) for shorter in found):
                     found[_phase(run, period)] = length
                 longest = max(longest, length)
@@ -116,54 +174,114 @@ def _phase(steps: list[Step], period: int) -> Pattern:
 
 
 def _names(steps: Iterable[Step]) -> list[str]:
-    return [str(s.target) for step in steps for node in step.region for s in node.all_input_nodes if s.op == "get_attr"]
+    return [str(s.target) for step in steps for node in step.nodes for s in node.all_input_nodes if s.op == "get_attr"]
 
 
-def _runs(steps: list[Step], patterns: list[Pattern]) -> Iterator[list[list[Step]]]:
+def _runs(steps: list[Step], patterns: list[Pattern], edges: Mapping[Pattern, tuple[Ops, Ops]]) -> Iterator[Run]:
     """Stretches of a stream that are one pattern again and again, without a change of the stream's shape."""
-    run: list[list[Step]] = []
-    start, ran = 0, None
-    while start < len(steps):
+    cores = [index for index, step in enumerate(steps) if step.signature]
+    run: list[range] = []
+    ran: Pattern = ()
+    shapes: set[tuple[int, ...]] = set()
+    start = 0
+    while start < len(cores):
         for pattern in patterns:
-            chunk = steps[start : start + len(pattern)]
-            if tuple(step.signature for step in chunk) == pattern and (last := chunk[-1].shaped(shape_of(chunk[0].entry))):
-                chunk[-1] = last
-                if run and (ran is not pattern or run[-1][-1].exit is not chunk[0].entry):
-                    yield [*run]
+            chunk = cores[start : start + len(pattern)]
+            if tuple(steps[index].signature for index in chunk) == pattern and (found := _shapes(steps, chunk[0], chunk[-1] + 1)):
+                if run and (ran is not pattern or not shapes & found):
+                    yield _cut(steps, run, ran, shapes, edges.get(ran))
                     run = []
-                run.append(chunk)
+                shapes = shapes & found if run else found
+                run.append(range(chunk[0], chunk[-1] + 1))
                 ran = pattern
                 start += len(pattern)
                 break
         else:
             if run:
-                yield run
+                yield _cut(steps, run, ran, shapes, edges.get(ran))
             run = []
             start += 1
     if run:
-        yield run
+        yield _cut(steps, run, ran, shapes, edges.get(ran))
 
 
-def _stack(trace: Trace, flow: Flow, run: list[list[Step]]) -> Stack:
+def _gap(steps: list[Step], start: int, stop: int) -> range:
+    """The places around steps[start:stop] that no parameter divides: a block may begin or end at each of them."""
+    while start > 0 and not steps[start - 1].signature:
+        start -= 1
+    while stop < len(steps) and not steps[stop].signature:
+        stop += 1
+    return range(start, stop + 1)
+
+
+def _shape(steps: list[Step], place: int) -> tuple[int, ...]:
+    return shape_of(steps[place].entry if place < len(steps) else steps[-1].exit)
+
+
+def _shapes(steps: list[Step], start: int, stop: int) -> set[tuple[int, ...]]:
+    """The shapes that the stream can have at both ends of a block."""
+    before, after = _gap(steps, start, start), _gap(steps, stop, stop)
+    return {_shape(steps, place) for place in before} & {_shape(steps, place) for place in after}
+
+
+def _cut(
+    steps: list[Step], run: list[range], pattern: Pattern, shapes: set[tuple[int, ...]], edges: tuple[Ops, Ops] | None
+) -> Run:
+    """Where each block begins and ends, among the steps without parameters around it: so that all blocks begin alike and end alike,
+    and what stands only before the first or after the last (a norm, an activation) is no part of them."""
+    first, *rest = [_gap(steps, run[0].start, run[0].start), *(_gap(steps, core.stop, core.stop) for core in run)]
+    spare: list[list[Ops]] = [[tuple(node.target for node in steps[place].nodes) for place in gap[:-1]] for gap in (first, *rest)]
+    before, *after = spare
+    choices = [edges] if edges else _choices(after[:-1])
+    best, most = None, -1
+    for pre, post in choices:
+        start = first[-1] - _same(before[::-1], pre[::-1])
+        ends = [gap[0] + _same(ops, post) for gap, ops in zip(rest, after, strict=True)]
+        fits = (first[-1] - start == len(pre)) + (ends[-1] - rest[-1][0] == len(post))
+        if fits > most and len({_shape(steps, place) for place in (start, *ends)}) == 1:
+            best, most = ([start, *ends], (pre, post)), fits
+    if best is None:
+        shape = next(shape for place in rest[-1] if (shape := _shape(steps, place)) in shapes)
+        start = next(place for place in reversed(first) if _shape(steps, place) == shape)
+        best = [start, *(next(place for place in gap if _shape(steps, place) == shape) for gap in rest)], ((), ())
+    places, edges = best
+    return Run(pattern, tuple(tuple(steps[a:b]) for a, b in itertools.pairwise(places)), edges)
+
+
+def _choices(between: list[list[Ops]]) -> list[tuple[Ops, Ops]]:
+    """The ways to divide what stands between blocks into what a block begins with and what one ends with."""
+    if not between:
+        return []
+    shared = _same(*between)
+    alike = all(len(ops) == shared for ops in between)
+    return [(tuple(between[0][n:] if alike else ()), tuple(between[0][:n])) for n in range(shared + 1)]
+
+
+def _same(*sides: Sequence[object]) -> int:
+    """How many of their first members some sequences have in common."""
+    return sum(1 for _ in itertools.takewhile(lambda each: len(set(each)) == 1, zip(*sides, strict=False)))
+
+
+def _stack(trace: Trace, flow: Flow, run: Run) -> Stack:
     kinds: dict[object, int] = {}
     blocks = []
-    for index, steps in enumerate(run):
-        nodes = flow.owned(itertools.chain.from_iterable(step.region for step in steps), steps[0].entry)
+    for index, steps in enumerate(run.blocks):
+        entry, exit = steps[0].entry, steps[-1].exit
+        nodes = flow.owned(itertools.chain.from_iterable(step.nodes for step in steps), entry)
         uses = tuple((node, position, name) for node in nodes for position, name, _ in flow.uses.get(node, ()))
         inner = set(nodes)
-        outside = {s for node in nodes for s in flow.inputs[node] if s not in inner and s is not steps[0].entry}
+        outside = {s for node in nodes for s in flow.inputs[node] if s not in inner and s is not entry}
         key = (
             tuple(node.target for node in nodes if node.op == "call_function" and not identity(node.target)),
             tuple(trace.state[name].shape for *_, name in uses),
             tuple(sorted(flow.order[s] for s in outside if s.op != "get_attr")),
         )
         name = _common(str(node.target) for node in nodes if node.op == "get_attr") or f"block.{index}"
-        blocks.append(Block(name, kinds.setdefault(key, len(kinds)), steps[0].entry, steps[-1].exit, tuple(nodes), uses))
+        blocks.append(Block(name, kinds.setdefault(key, len(kinds)), entry, exit, tuple(nodes), uses))
     names = [block.name for block in blocks]
     if len(set(names)) < len(names):  # blocks that share their parameters
         blocks = [Block(f"{b.name}.{i}", b.kind, b.entry, b.exit, b.nodes, b.uses) for i, b in enumerate(blocks)]
-    pattern = tuple(step.signature for step in run[0])
-    return Stack(_common(block.name for block in blocks) or "blocks", tuple(blocks), pattern)
+    return Stack(_common(block.name for block in blocks) or "blocks", tuple(blocks), run.pattern, run.edges)
 
 
 def _common(names: Iterable[str]) -> str:

@@ -1,14 +1,17 @@
 """Model → Trace: a functional ATen graph that reads its parameters by name.
 
-`torch.export` (non-strict) traces the model; the graph is functionalised only where it mutates something, sub-graphs that
-merely switch gradients or autocast off are inlined, and everything lifted (parameters, buffers, constants) becomes a `get_attr`.
+`torch.export` (non-strict) traces the model; the graph is functionalised only where it mutates something or runs under autocast,
+sub-graphs that merely switch gradients (their results are then detached) or autocast off are inlined, and everything lifted
+(parameters, buffers, constants) becomes a `get_attr`.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +24,7 @@ from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
 from graphclone.dynamic import Dynamic, Open, at_sizes, compound, settle, shapes_for
 from graphclone.errors import CaptureError
+from graphclone.faithful import detach_no_grad, own_backwards, remarks, uncached
 from graphclone.inputs import describe
 from graphclone.unbacked import make_concrete
 
@@ -42,6 +46,7 @@ class Trace:
     - `inputs`: the example inputs as data (see `graphclone.inputs`).
     - `modules`: node → dotted path of the module that called it.
     - `open`: the sizes that may vary, if any (see `graphclone.dynamic`); then a node's `val` is its value at the example sizes.
+    - `remarks`: what the graph cannot keep of the model.
     """
 
     graph: fx.Graph
@@ -55,6 +60,7 @@ class Trace:
     inputs: Mapping[str, Any] = field(repr=False)
     modules: Mapping[fx.Node, str] = field(repr=False)
     open: Open | None = None
+    remarks: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Trace({len(self.graph.nodes)} nodes, {len(self.parameters)} parameters)"
@@ -79,16 +85,40 @@ def capture(
 
     **Raises** `CaptureError` with the place in the model that torch.export cannot trace.
     """
-    program = model if isinstance(model, ExportedProgram) else _export(model, args, dict(kwargs or {}), dynamic)
-    if any(_mutates(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
-        program = program.run_decompositions({})
-    return _unlift(program, _aliases(model, program), _arguments(model, len(args)))
+    backwards: list[str] = []
+    if isinstance(model, ExportedProgram):
+        program = model
+    else:
+        traced = _twin(model)
+        with own_backwards(backwards):
+            program = _export(traced, args, dict(kwargs or {}), dynamic)
+        program = uncached(program, traced, lambda: _export(traced, args, dict(kwargs or {}), dynamic))
+    detach_no_grad(program)
+    if any(_rewrites(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
+        program = _functional(program)
+    trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)))
+    return replace(trace, remarks=tuple(remarks(program, trace.unused, backwards)))
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """The model once more, its tensors shared: whatever a traced forward leaves behind (caches of tensors that have no values) is not
+    left in the user's model."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        twin: nn.Module = copy.deepcopy(model, shared)
+    except Exception:  # a lock, an open file, a tensor that was computed: then it is the model itself that is traced
+        return model
+    return twin
 
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic) -> ExportedProgram:
     try:
-        with _use_lazy_graph_module(True):  # nobody runs the modules that torch makes on the way: a quarter of the time
-            shapes = shapes_for(dynamic, model, args, kwargs)
+        shapes = shapes_for(dynamic, model, args, kwargs)
+        with (
+            _use_lazy_graph_module(True),
+            warnings.catch_warnings(),
+        ):  # nobody runs torch's modules on the way: a quarter of the time
+            warnings.filterwarnings("ignore", "The tensor attribute")  # what a model keeps for its next run, torch restores
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:
         where = source_line(str(error)) or _last_frame(error)
@@ -113,6 +143,19 @@ def at_other_sizes(trace: Trace) -> Trace:
     return replace(trace, graph=graph, open=found, modules={env[node]: path for node, path in trace.modules.items()})
 
 
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    try:
+        program = program.run_decompositions({})
+    except Exception as error:
+        where = source_line(str(error))
+        raise CaptureError(
+            f"torch cannot write out the mutations and casts of the graph: {(str(error).strip() or repr(error)).splitlines()[0]}",
+            because=f"it stops at {where}" if where else f"of {type(error).__name__}",
+            attempt="the model without autocast around its forward, or without in-place ops",
+        ) from error
+    return program
+
+
 def _last_frame(error: BaseException) -> str | None:
     """The deepest frame outside torch: the user's own line."""
     where, trace = None, error.__traceback__
@@ -127,7 +170,7 @@ def _last_frame(error: BaseException) -> str | None:
 def source_line(stack_trace: str | None) -> str | None:
     """`modeling_foo.py:123` of the deepest frame in a node's stack trace that is not torch's own."""
     frames = [(path.replace(chr(92), "/"), line) for path, line in re.findall(r'File "([^"]+)", line (\d+)', stack_trace or "")]
-    own = [frame for frame in frames if "/torch/" not in frame[0]] or frames
+    own = [frame for frame in frames if "/torch/" not in frame[0] and not frame[0].startswith("<")] or frames
     return f"{own[-1][0].rsplit('/', 1)[-1]}:{own[-1][1]}" if own else None
 
 
@@ -135,7 +178,10 @@ def _graphs(module: fx.GraphModule) -> list[fx.Graph]:
     return [each.graph for each in module.modules() if isinstance(each, fx.GraphModule)]
 
 
-def _mutates(node: fx.Node) -> bool:
+def _rewrites(node: fx.Node) -> bool:
+    """What torch's functionalisation has to write out: mutations, and the casts of autocast."""
+    if getattr(node.target, "__name__", "") == "wrap_with_autocast":
+        return node.args[2] is True
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
@@ -217,6 +263,13 @@ def _copy(old: fx.Node, owner: fx.GraphModule, graph: fx.Graph, env: dict[fx.Nod
         env[old] = env[old.args[0]][old.args[1]]  # type: ignore[index]
     elif old.op == "get_attr" and isinstance(getattr(owner, str(old.target), None), fx.GraphModule):
         pass  # a wrapper's sub-graph, inlined where it is called
+    elif isinstance(old.target, torch._ops.HigherOrderOperator):
+        where = source_line(old.meta.get("stack_trace"))
+        raise CaptureError(
+            f"the graph has a sub-graph that cannot be analysed: {name}" + (f" at {where}" if where else ""),
+            because="which of its branches or how many of its turns run is known only when the model runs",
+            attempt="torch.where in place of torch.cond, a Python loop in place of a scan or a while_loop",
+        )
     elif "_assert_tensor_metadata" in str(old.target) or old.op == "call_module":
         pass  # checks that would forbid the child another dtype or device
     else:
@@ -235,6 +288,14 @@ def explicit(node: fx.Node) -> fx.Node:
         computed = [i for i, size in enumerate(shape) if isinstance(size, fx.Node) and compound(size.meta["val"])]
         if computed and -1 not in shape:  # `batch * heads` is what is left: a child has fewer heads
             node.args = (node.args[0], [*shape[: computed[0]], -1, *shape[computed[0] + 1 :]])
+    elif node.target is aten.copy.default:  # it has no derivative; what is written takes the place's shape and dtype
+        place, written = node.args[:2]
+        if written.meta["val"].dtype != val.dtype:  # type: ignore[union-attr]
+            with node.graph.inserting_before(node):
+                cast = node.graph.call_function(aten.to.dtype, (written, val.dtype))  # type: ignore[union-attr]
+            cast.meta = {**node.meta, "val": written.meta["val"].to(val.dtype)}  # type: ignore[union-attr]
+            written = cast
+        node.target, node.args, node.kwargs = aten.expand_as.default, (written, place), {}
     if node.target in (aten.chunk.default, aten.split.Tensor, aten.unsafe_split.Tensor, aten.unsafe_chunk.default):
         dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
         sizes = [piece.shape[dim] for piece in val]  # type: ignore[union-attr]

@@ -6,53 +6,62 @@ terms, gives the size of a factor. Names decide only where the graphs differ.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import fx
 
 from graphclone import axes as algebra
-from graphclone.axes import Axis, Concat, Factor, show
+from graphclone.axes import Concat
 from graphclone.blocks import Block, Stack
-from graphclone.errors import DestinationError
+from graphclone.capture import source_line
+from graphclone.errors import DestinationError, PlanError
 from graphclone.execute.graph import child_graph
+from graphclone.fitting import Equation, fit, matched
 from graphclone.layout import Layout
 from graphclone.passes import Scale, Shrink, middle, whole
 from graphclone.passes.drop_blocks import alike, restacked
-from graphclone.plan import Plan
-from graphclone.rules import identity, name_of
+from graphclone.plan import Literal, Plan
+from graphclone.rules import Typed, identity, name_of
 from graphclone.scores import Scores
 
-Nodes = list[tuple[fx.Node, fx.Node]]
+Rows = Mapping[str, Mapping[int, tuple[int, ...]]]
 
 
 def plan_for(parent: Layout, child: Layout, scores: Scores | None = None, scale: bool = True) -> Plan:
     """The plan that fills a destination. `child` is the layout of the destination, analysed with `like=parent.blocks`.
 
-    **Raises** `DestinationError` when the destination is wider, has another vocabulary or other blocks; it names the tensors.
+    **Raises** `DestinationError` when the destination is wider, has another vocabulary or other blocks, or when its sizes cannot be
+    told; it names the tensors.
     """
     stacks = _choose(parent, child)
     plan = restacked(whole(parent), parent, stacks)
-    aligned = _align(child_graph(parent, plan), child.trace.graph)
-    named = {name: source for name, source in _named_pairs(parent, child, stacks).items() if source in plan.tensors}
-    pairs = {**named, **(_read_pairs(aligned, plan) if aligned else {})}
-    pairs = {name: pairs[name] for name in child.parameters if name in pairs}
+    graphs, apart = _graphs(parent, child, plan)
+    parts = [graphs] if graphs else _aligned_blocks(parent, child, stacks)
+    sources = {} if graphs else _named(parent, child, stacks)
+    plan, read, stand_ins = _read(plan, [pair for part in parts for pair in part.tensors])
+    sources = {name: source for name, source in (sources | read).items() if source in plan.tensors}
+    _complete(parent, child, sources)
     take = _rows(parent, child, stacks)
-    sizes = _sizes(parent, child, {name: plan.tensors[source].source for name, source in pairs.items()}, take)
+    pieces = {name: plan.tensors[sources[name]] for name in child.parameters if name in sources}
+    equations = _tensor_equations(parent, child, {name: piece.source for name, piece in pieces.items()}, take, bool(graphs))
+    sizes = fit((*equations, *(each for part in parts for each in _equations(part, parent, child))), bool(graphs))
     plan = Shrink(sizes, scores or Scores())(plan, parent)
     plan = Scale()(plan, parent) if scale else plan
-    literals = _literals(_align(child_graph(parent, plan), child.trace.graph) or [], parent, child) if aligned else {}
-    tensors = {name: replace(plan.tensors[source], take=take.get(name, {})) for name, source in pairs.items()}
-    plan = replace(plan, tensors=tensors, aliases=dict(child.trace.aliases), literals=literals)
-    for name, changes in literals.items():
-        for what, value in changes.items():
-            if isinstance(value, float):
-                plan = plan.remark(
-                    f"a number that the destination computes from its own sizes: {what} of '{name}' is {value:g} there"
-                )
-    return plan if aligned else plan.remark("the destination's graph differs from the parent's: tensors were matched by name")
+    tensors = {name: replace(plan.tensors[sources[name]], take=take.get(name, {})) for name in pieces}
+    aliases = {alias: name for alias, name in (stand_ins | dict(child.trace.aliases)).items() if name in tensors}
+    plan = replace(plan, tensors=tensors, aliases=aliases)
+    if graphs is None:
+        plan = plan.remark(f"the destination's graph differs from the parent's{apart}: tensors were matched by name")
+        for text in _counted(parent, child):
+            plan = plan.remark(text)
+        return plan
+    final, _ = _graphs(parent, child, plan)
+    return _with_literals(plan, final, parent, child) if final else plan
 
 
 def _choose(parent: Layout, child: Layout) -> dict[str, tuple[int, ...]]:
@@ -106,175 +115,253 @@ def _list(stacks: Iterable[Stack]) -> str:
 # -- which tensor is which -------------------------------------------------------------------------------------------
 
 
-def _align(parent: fx.Graph, child: fx.Graph) -> Nodes | None:
-    """The nodes of two graphs side by side; None where they are not the same ops on the same values."""
-    ours, theirs = ([node for node in graph.nodes if node.op != "get_attr"] for graph in (parent, child))
-    if [(n.op, str(n.target)) for n in ours if n.op == "call_function"] != [
-        (n.op, str(n.target)) for n in theirs if n.op == "call_function"
-    ]:
+@dataclass(frozen=True)
+class Aligned:
+    """Two graphs, or parts of graphs, that compute the same way: their nodes, and the names of the tensors that these read."""
+
+    nodes: list[tuple[fx.Node, fx.Node]]
+    tensors: list[tuple[str, str]]
+
+
+def _align(ours: Iterable[fx.Node], theirs: Iterable[fx.Node], name: Callable[[fx.Node], str]) -> Aligned | None:
+    """None where they are not the same ops on the same values; casts and dropout apart. `name`: what a tensor is called in the plan."""
+    first, second = ([n for n in nodes if n.op != "get_attr" and not identity(n.target)] for nodes in (ours, theirs))
+    if [n.target for n in first if n.op == "call_function"] != [n.target for n in second if n.op == "call_function"]:
         return None
-    matched = dict(zip(ours, theirs, strict=False))
-    pairs = list(matched.items())
-    for a, b in list(pairs):
-        sources = list(zip(a.all_input_nodes, b.all_input_nodes, strict=False))
-        if len(a.all_input_nodes) != len(b.all_input_nodes):
+    found = dict(zip(first, second, strict=False))
+    tensors: dict[tuple[str, str], None] = {}
+    for a, b in list(found.items()):
+        sources, others = ([_through(each) for each in node.all_input_nodes] for node in (a, b))
+        if len(sources) != len(others):
             return None
-        for x, y in sources:
-            if matched.setdefault(x, y) is not y:
+        for x, y in zip(sources, others, strict=True):
+            if x.op == y.op == "get_attr":
+                tensors[name(x), str(y.target)] = None
+            elif found.setdefault(x, y) is not y:
                 return None
-            if x.op == "get_attr" and (x, y) not in pairs:
-                pairs.append((x, y))
-    return pairs
+    return Aligned(list(found.items()), list(tensors))
 
 
-def _read_pairs(aligned: Nodes, plan: Plan) -> dict[str, str]:
-    """The destination's tensors → the plan's (a block that comes again has tensors of its own)."""
-    return {str(b.target): str(a.target) for a, b in aligned if a.op == "get_attr" and str(a.target) in plan.tensors}
+def _through(node: fx.Node) -> fx.Node:
+    while node.op == "call_function" and identity(node.target) and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return node
 
 
-def _named_pairs(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """The same by names, in which a block of the destination stands for the parent's block that it comes from."""
-    renamed: dict[str, tuple[str, str]] = {}
+def _graphs(parent: Layout, child: Layout, plan: Plan) -> tuple[Aligned | None, str]:
+    """The graph of the plan and the destination's side by side; else what sets them apart."""
+    try:
+        graph = child_graph(parent, plan)
+    except PlanError as error:
+        return None, f" ({' '.join(str(error).split())})"
+    if found := _align(graph.nodes, child.trace.graph.nodes, lambda node: str(node.target)):
+        return found, ""
+    ours, theirs = (
+        Counter(name_of(n.target) for n in each.nodes if n.op == "call_function" and not identity(n.target))
+        for each in (graph, child.trace.graph)
+    )
+    sides = ((ours - theirs, "the parent"), (theirs - ours, "the destination"))
+    told = [f"more of {', '.join(list(ops)[:4])} in {whose}" for ops, whose in sides if ops]
+    return None, f" ({'; '.join(told) or 'the same ops in another order'})"
+
+
+def _origins(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[Block, Block, int]]:
+    """(the parent's block, the destination's, the how manyth time that the parent's comes)."""
     for ours, theirs in zip(parent.blocks, child.blocks, strict=True):
-        seen: dict[int, int] = {}
+        seen: Counter[int] = Counter()
         for block, index in zip(theirs.blocks, stacks[ours.name], strict=True):
-            seen[index] = seen.get(index, 0) + 1
-            origin = ours.blocks[index]
-            renamed[f"{block.name}."] = (f"{origin.name}.", origin.again(f"{origin.name}.", seen[index]))
+            seen[index] += 1
+            yield ours.blocks[index], block, seen[index]
+
+
+def _aligned_blocks(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]]) -> list[Aligned]:
+    """The blocks of the destination beside those that they come from, as far as they compute the same way."""
+
+    def name(node: fx.Node, origin: Block, turn: int) -> str:
+        return origin.again(str(node.target), turn) if node in origin.nodes else str(node.target)
+
+    pairs = (
+        _align(origin.nodes, block.nodes, functools.partial(name, origin=origin, turn=turn))
+        for origin, block, turn in _origins(parent, child, stacks)
+    )
+    return [aligned for aligned in pairs if aligned]
+
+
+def _named(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """The destination's tensors → the plan's by name, in which a block stands for the parent's block that it comes from."""
+    prefixes: dict[str, tuple[Block, int]] = {}
+    owned: set[str] = set()
+    for origin, block, turn in _origins(parent, child, stacks):
+        owned.update(str(node.target) for node in block.nodes if node.op == "get_attr")
+        if all(name.startswith(f"{each.name}.") for each in (origin, block) for *_, name in each.uses):
+            prefixes[f"{block.name}."] = origin, turn
     pairs = {}
     for name in child.parameters:
-        prefix = next((each for each in renamed if name.startswith(each)), "")
-        original, copied = (new + name[len(prefix) :] for new in renamed.get(prefix, ("", "")))
-        if original in parent.parameters and len(parent.axes(original)) == len(child.axes(name)):
-            pairs[name] = copied
+        prefix = next((each for each in prefixes if name.startswith(each)), "")
+        if not prefix and name in owned:
+            continue
+        original = copied = name
+        if prefix:
+            origin, turn = prefixes[prefix]
+            original = f"{origin.name}.{name[len(prefix) :]}"
+            copied = origin.again(original, turn)
+        if _like(parent, child, original, name):
+            pairs[name] = copied if original in parent.parameters else parent.trace.aliases[original]
     return pairs
+
+
+def _like(parent: Layout, child: Layout, original: str, name: str) -> bool:
+    """Whether the parent reads a tensor of that name (a tie may have given it another one) and of as many dims."""
+    return parent.trace.aliases.get(original, original) in parent.parameters and len(parent.axes(original)) == len(
+        child.axes(name)
+    )
+
+
+def _read(plan: Plan, tensors: Iterable[tuple[str, str]]) -> tuple[Plan, dict[str, str], dict[str, str]]:
+    """The destination's tensors → the plan's; and the plan's tensors that one of the destination's stands for as well (ties)."""
+    sources: dict[str, str] = {}
+    stand_ins: dict[str, str] = {}
+    for ours, theirs in tensors:
+        if ours not in plan.tensors or sources.setdefault(theirs, ours) == ours:
+            continue
+        stand_ins[ours] = theirs
+        if plan.tensors[ours].source != plan.tensors[sources[theirs]].source:
+            told = f"'{theirs}' is one tensor in the destination, where the parent has '{sources[theirs]}' and '{ours}'"
+            plan = plan.remark(f"{told}: it is filled from '{sources[theirs]}'")
+    return plan, sources, stand_ins
+
+
+def _complete(parent: Layout, child: Layout, sources: Mapping[str, str]) -> None:
+    """**Raises** `DestinationError` if a parameter would stay as it was initialised, though the parent seems to have it."""
+    lost = [name for name in child.parameters if name in child.trace.parameters and name not in sources]
+    if lost := [name for name in lost if _like(parent, child, name, name)]:
+        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        raise DestinationError(
+            f"nothing tells which of the parent's tensors fill {', '.join(map(repr, lost[:4]))}{more}",
+            because="the parent has tensors of these names, and the destination's blocks are not made of the parent's blocks",
+            attempt=f"a destination with the parent's pattern of blocks ({_list(parent.blocks)})",
+        )
+
+
+def _counted(parent: Layout, child: Layout) -> Iterator[str]:
+    """What numbered modules say that no stack holds: names alone tell which of them the destination got."""
+    ours, theirs = (_numbered(layout.trace.parameters) for layout in (parent, child))
+    for path in sorted(ours.keys() & theirs.keys() - {stack.name for stack in parent.blocks}):
+        if ours[path] != theirs[path]:
+            counts = f"{len(theirs[path])} numbered parts in the destination and {len(ours[path])} in the parent"
+            yield f"'{path}' has {counts}: each was filled from the parent's part of the same number, the others not at all"
+
+
+def _numbered(names: Iterable[str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        parts = name.split(".")
+        for index, part in enumerate(parts):
+            if part.isdecimal():
+                found[".".join(parts[:index])].add(part)
+    return found
 
 
 # -- how large each factor is ----------------------------------------------------------------------------------------
 
 
-def _sizes(parent: Layout, child: Layout, sources: Mapping[str, str], take: Mapping[str, Mapping[int, Any]]) -> dict[str, int]:
-    """The destination's size of every factor that differs."""
-    sizes: dict[Factor, tuple[int, str]] = {}
-    unsolved: list[tuple[Axis, int, str]] = []
+def _tensor_equations(parent: Layout, child: Layout, sources: Mapping[str, str], take: Rows, aligned: bool) -> Iterator[Equation]:
+    """What the shapes of tensors say. Where nothing else tells the parts of an axis apart, the destination's own terms do."""
     for name, source in sources.items():
         for dim, (ours, theirs) in enumerate(zip(parent.axes(source), child.axes(name), strict=True)):
-            if dim not in take.get(name, {}):
-                _match(ours, theirs, f"{name}:{dim}", sizes, unsolved)
-    _solve(sizes, unsolved)
-    for factor, (size, where) in sizes.items():
-        _admit(factor, size, where)
-    return {factor.name: size for factor, (size, _) in sizes.items() if size != factor.size}
-
-
-def _match(
-    ours: Axis, theirs: Axis, where: str, sizes: dict[Factor, tuple[int, str]], unsolved: list[tuple[Axis, int, str]]
-) -> None:
-    """Terms of the same form say the size of each factor; others give an equation."""
-    if type(ours) is Factor:
-        known, first = sizes.setdefault(ours, (theirs.size, where))
-        if known != theirs.size:
-            raise DestinationError(
-                f"the destination asks for two sizes of '{ours.name}': {known} and {theirs.size}",
-                because=f"{first} and {where} share it in the parent",
-                attempt="a destination whose parts keep the parent's proportions",
-            )
-    elif type(ours) is type(theirs) and len(ours.parts) == len(theirs.parts):  # type: ignore[union-attr]
-        for a, b in zip(ours.parts, theirs.parts, strict=True):  # type: ignore[union-attr]
-            _match(a, b, where, sizes, unsolved)
-    else:
-        unsolved.append((ours, theirs.size, where))
-
-
-def _solve(sizes: dict[Factor, tuple[int, str]], unsolved: list[tuple[Axis, int, str]]) -> None:
-    """Sizes from products and sums in which one factor is unknown; a factor that nothing tells about keeps its size."""
-    while unsolved:
-        remaining = []
-        for axis, total, where in unsolved:
-            unknown = [factor for factor in dict.fromkeys(algebra.factors(axis)) if factor not in sizes]
-            if len(unknown) > 1:
-                remaining.append((axis, total, where))
+            if dim in take.get(name, {}):
                 continue
-            (last,) = unknown or (None,)
-            options = range(1, last.size + 1) if last else [0]
-            fits = [n for n in options if _size(axis, {**sizes, **({last: (n, where)} if last else {})}) == total]
-            if not fits:
-                known = ", ".join(
-                    f"{factor.name} = {sizes[factor][0]}" for factor in dict.fromkeys(algebra.factors(axis)) if factor in sizes
-                )
-                raise DestinationError(
-                    f"{where} has {total} positions in the destination, which {show(axis)} ({axis.size}) cannot be cut to",
-                    because=f"it is made of {known}" if known else "",
-                    attempt="a size that divides, and is no larger than the parent's",
-                )
-            if last:
-                sizes[last] = (fits[0], where)
-        if len(remaining) == len(unsolved):
-            axis, _, where = remaining[0]
-            factor = next(factor for factor in algebra.factors(axis) if factor not in sizes)
-            sizes[factor] = (factor.size, where)
-        unsolved = remaining
+            if aligned:
+                yield ours, theirs.size, f"{name}:{dim}"
+            else:
+                yield from matched(ours, theirs, f"{name}:{dim}")
 
 
-def _size(axis: Axis, sizes: Mapping[Factor, tuple[int, str]]) -> int:
-    return algebra.size(axis, {factor: range(size) for factor, (size, _) in sizes.items()})
-
-
-def _admit(factor: Factor, size: int, where: str) -> None:
-    if factor.frozen is not None and size != factor.size:
-        raise DestinationError(
-            f"the destination has {size} positions at {where}, the parent's '{factor.name}' {factor.size}, and it is frozen",
-            because=str(factor.frozen),
-            attempt="the parent's own size there (vocabulary, image and position tables stay as they are)",
+def _equations(aligned: Aligned, parent: Layout, child: Layout) -> Iterator[Equation]:
+    """What the values and the stated sizes of two graphs say."""
+    for copy, theirs in aligned.nodes:
+        ours = copy.meta.get("of", copy)
+        where = f"{name_of(theirs.target)} at {source_line(theirs.stack_trace) or theirs.name}"
+        types, others = (
+            [each] if isinstance(each, Typed) else each or [] for each in (parent.types.get(ours), child.types.get(theirs))
         )
-    if size > factor.size:
-        raise DestinationError(
-            f"the destination is wider than the parent: {size} at {where}, and '{factor.name}' has {factor.size}",
-            because="a clone keeps some of the parent's units; it has no more of them than the parent",
-            attempt="a smaller destination, or a wider parent",
+        pairs = [pair for a, b in zip(types, others, strict=False) for pair in zip(a.axes, b.axes, strict=False)]
+        stated, other = parent.sizes.get(ours, {}), child.sizes.get(theirs, {})
+        pairs += [(axis, other[key]) for key, axis in stated.items() if key in other]
+        yield from (
+            (a, b.size, where) for a, b in pairs if a.size == 1 < b.size or any(factor.name for factor in algebra.factors(a))
         )
 
 
 # -- what is not a size ----------------------------------------------------------------------------------------------
 
 
-def _rows(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]]) -> dict[str, dict[int, tuple[int, ...]]]:
+def _rows(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]]) -> Rows:
     """Parameters that hold one row per block: the rows that the child's blocks read, from those that the parent's read."""
     take: dict[str, dict[int, dict[int, int]]] = {}
+    origins: dict[str, set[str]] = defaultdict(set)
     for ours, theirs in zip(parent.blocks, child.blocks, strict=True):
         for block, index in zip(theirs.blocks, stacks[ours.name], strict=True):
-            for (a, _, _), (b, _, name) in zip(ours.blocks[index].uses, block.uses, strict=True):
+            for (a, _, source_name), (b, _, name) in zip(ours.blocks[index].uses, block.uses, strict=True):
                 row, source = (layout.sizes.get(node, {}).get(("index", None)) for layout, node in ((child, b), (parent, a)))
+                origins[name].add(source_name)
                 if row is not None and source is not None:
-                    dim = next(
-                        i for i, axis in enumerate(child.axes(name)) if type(axis) is Concat and not list(algebra.factors(axis))
-                    )
+                    units = (type(axis) is Concat and not any(algebra.factors(axis)) for axis in child.axes(name))
+                    dim = next((i for i, unit in enumerate(units) if unit), -1)  # an index may be stated of another axis
                     take.setdefault(name, {}).setdefault(dim, {})[row.size] = source.size
-    return {name: {dim: tuple(rows[i] for i in sorted(rows)) for dim, rows in dims.items()} for name, dims in take.items()}
+    return {
+        name: {dim: tuple(rows[i] for i in sorted(rows)) for dim, rows in dims.items()}
+        for name, dims in take.items()
+        if len(origins[name]) == 1 and all(dim >= 0 and len(rows) == child.axes(name)[dim].size for dim, rows in dims.items())
+    }
 
 
-def _literals(aligned: Nodes, parent: Layout, child: Layout) -> dict[str, dict[str, float]]:
-    """Numbers that differ between the child's graph and the destination's: those that a class computes from its own sizes."""
-    changes: dict[str, dict[str, float]] = {}
-    for ours, theirs in aligned:
-        if ours.op == "call_function":
-            found = dict(_numbers("args", ours.args, theirs.args))
-            found.update(_numbers("kwargs", ours.kwargs, theirs.kwargs))
-            if found:
-                changes[ours.name] = found
-        elif ours.op == "get_attr" and str(theirs.target) not in child.trace.parameters:
-            value, old = child.trace.state[str(theirs.target)], parent.trace.state.get(str(ours.target))
-            if value.numel() == 1 and old is not None and not value.is_meta and not old.is_meta and float(old) != float(value):
-                changes[str(theirs.target)] = {"value": float(value)}
-    return changes
+def _with_literals(plan: Plan, aligned: Aligned, parent: Layout, child: Layout) -> Plan:
+    """The plan with what the destination's calls say otherwise than the child's graph: mostly numbers that a class computes from its
+    own sizes, but also what it was told to do differently."""
+    literals: dict[str, dict[str, Literal]] = {}
+    for ours, theirs in aligned.nodes:
+        if ours.op != "call_function":
+            continue
+        stated = {_path(ours, name, position) for name, position in parent.sizes.get(ours.meta["of"], {})}
+        for path, old, new in _differences(ours, theirs):
+            literals.setdefault(ours.name, {})[path] = new
+            if path not in stated:
+                told = f"{path} of {name_of(theirs.target)} ({ours.name}) is {_shown(new)} there, {_shown(old)} in the parent"
+                plan = plan.remark(f"the destination says otherwise: {told}")
+    for source, name in aligned.tensors:
+        if name not in child.trace.parameters and source in parent.trace.state:
+            value, other = child.trace.state[name], parent.trace.state[source]
+            if value.numel() == other.numel() == 1 and not value.is_meta and not other.is_meta and float(other) != float(value):
+                literals[name] = {"value": float(value)}
+                plan = plan.remark(f"the destination says otherwise: '{name}' is {_shown(float(value))} there")
+    return replace(plan, literals=literals)
 
 
-def _numbers(path: str, ours: Any, theirs: Any) -> Iterable[tuple[str, float]]:
+def _path(node: fx.Node, name: str, position: int | None = None) -> str:
+    """Where a call has an argument: `args.1`, `args.1.0`, `kwargs.scale`."""
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    at = names.index(name)
+    return (f"args.{at}" if at < len(node.args) else f"kwargs.{name}") + ("" if position is None else f".{position}")
+
+
+def _differences(ours: fx.Node, theirs: fx.Node) -> Iterator[tuple[str, Literal, Literal]]:
+    """Plain arguments that two calls of one op have otherwise, defaults filled in: (path, old, new)."""
+    if not isinstance(ours.target, torch._ops.OpOverload):
+        return
+    for at, argument in enumerate(ours.target._schema.arguments):
+        default = argument.default_value if argument.has_default_value() else None
+        a, b = (node.args[at] if at < len(node.args) else node.kwargs.get(argument.name, default) for node in (ours, theirs))
+        yield from _unequal(_path(ours, argument.name), a, b)
+
+
+def _unequal(path: str, ours: Any, theirs: Any) -> Iterator[tuple[str, Literal, Literal]]:
     if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)) and len(ours) == len(theirs):
         for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-            yield from _numbers(f"{path}.{index}", a, b)
-    elif isinstance(ours, Mapping) and isinstance(theirs, Mapping) and set(ours) == set(theirs):
-        for key in ours:
-            yield from _numbers(f"{path}.{key}", ours[key], theirs[key])
-    elif isinstance(ours, (int, float)) and isinstance(theirs, (int, float)) and ours != theirs:
-        yield path, theirs
+            yield from _unequal(f"{path}.{index}", a, b)
+    elif ours != theirs and all(isinstance(each, (bool, int, float, str, type(None))) for each in (ours, theirs)):
+        yield path, ours, theirs
+
+
+def _shown(value: Literal) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)

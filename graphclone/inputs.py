@@ -26,7 +26,7 @@ def _describe(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return leaf
     data = {"shape": list(leaf.shape), "dtype": str(leaf.dtype).removeprefix("torch.")}
-    return data if leaf.is_floating_point() or leaf.is_meta else {**data, "values": leaf.flatten().tolist()}
+    return data if leaf.is_floating_point() or leaf.is_complex() or leaf.is_meta else {**data, "values": leaf.flatten().tolist()}
 
 
 def example(description: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -39,7 +39,8 @@ def example(description: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, 
         dtype = getattr(torch, leaf["dtype"])
         if "values" in leaf:
             return torch.tensor(leaf["values"], dtype=dtype).reshape(leaf["shape"])
-        return torch.randn(leaf["shape"], generator=generator).to(dtype)
+        drawn = torch.complex64 if dtype.is_complex else torch.float32
+        return torch.randn(leaf["shape"], generator=generator, dtype=drawn).to(dtype)
 
     args, kwargs = pytree.tree_unflatten(
         [make(leaf) for leaf in description["leaves"]], pytree.treespec_loads(description["structure"])

@@ -6,9 +6,10 @@ import difflib
 import fnmatch
 import itertools
 import operator
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx
@@ -32,7 +33,7 @@ class Layout:
     - `factors`: every factor that runs through the model's state or touches its inputs and outputs.
     - `blocks`: the stacks of repeated blocks.
     - `types`: node → the type of its value (a list of types where it has several).
-    - `contractions`, `normalised`, `sizes`: see `graphclone.rules.Facts`.
+    - `contractions`, `normalised`, `sizes`, `least`: see `graphclone.rules.Facts`.
     """
 
     trace: Trace
@@ -42,6 +43,7 @@ class Layout:
     contractions: tuple[Contraction, ...] = field(repr=False)
     normalised: frozenset[Factor] = field(repr=False)
     sizes: Mapping[fx.Node, Mapping[tuple[str, int | None], Axis]] = field(repr=False)
+    least: tuple[tuple[Axis, int, Reason], ...] = field(repr=False)
     parameters: Mapping[str, fx.Node] = field(repr=False)
 
     def __getitem__(self, name: str) -> Factor:
@@ -103,12 +105,13 @@ def analyze(trace: Trace, like: Sequence[Stack] = ()) -> Layout:
         _confirm(trace, facts, infer(at_other_sizes(trace)))
     types = {node: _settled(typed) for node, typed in facts.types.items()}
     parameters = {str(node.target): node for node in trace.graph.nodes if node.op == "get_attr"}
-    contractions = tuple(Contraction(c.node, find(c.axis), c.operands) for c in facts.contractions if c.axis.size > 1)
+    contractions = tuple(replace(c, axis=find(c.axis)) for c in facts.contractions if c.axis.size > 1)
     normalised = frozenset(itertools.chain.from_iterable(algebra.factors(axis) for axis in facts.normalised))
     sizes = {node: {key: find(axis) for key, axis in stated.items()} for node, stated in facts.sizes.items()}
+    least = tuple((find(axis), count, reason) for axis, count, reason in facts.least)
     stacks = find_blocks(trace, like)
     factors = _describe(trace, types, contractions, stacks)
-    return Layout(trace, factors, stacks, types, contractions, normalised, sizes, parameters)
+    return Layout(trace, factors, stacks, types, contractions, normalised, sizes, least, parameters)
 
 
 def infer(trace: Trace) -> Facts:
@@ -222,7 +225,7 @@ def _describe(
                 for factor in algebra.factors(axis):
                     slots[factor][str(node.target), dim] = None
                 digits.update(_digits(axis) if node.target in trace.parameters else ())
-        elif node in types and (node.op == "placeholder" or output in node.users):
+        if node in types and (node.op == "placeholder" or output in node.users):
             for dim, axis in enumerate(types[node].axes if isinstance(types[node], Typed) else ()):
                 for factor in algebra.factors(axis):
                     interface.setdefault(factor, f"{node.name if node.op == 'placeholder' else 'output'}.{dim}")
@@ -307,11 +310,13 @@ def _streams(types: Mapping[fx.Node, Any], stacks: Iterable[Stack]) -> dict[Fact
     return streams
 
 
-def _name(factors: Iterable[Factor], streams: Mapping[Factor, str], owners: Mapping[str, str]) -> None:
-    """A name is the module path that a factor's slots have in common (or the block that owns them), and its kind."""
+def _name(factors: Sequence[Factor], streams: Mapping[Factor, str], owners: Mapping[str, str]) -> None:
+    """A name is the module path that a factor's slots have in common (or the block that owns them), and its kind: no two alike, and
+    without characters that the notation uses."""
+    taken = {factor.name for factor in factors if not factor.slots}
     factors = [factor for factor in factors if factor.slots]
     residual = [factor for factor in factors if factor.kind == "residual"]
-    taken: dict[str, int] = {}
+    count: dict[str, int] = {}
     for factor in factors:
         if factor.kind == "residual":
             path = streams[factor] if len(residual) > 1 else ""
@@ -320,6 +325,9 @@ def _name(factors: Iterable[Factor], streams: Mapping[Factor, str], owners: Mapp
             shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
             blocks = {owners.get(name, "") for name, _ in factor.slots}
             path = ".".join(parts[0] for parts in shared) or (blocks.pop() if len(blocks) == 1 else "")
-        name = f"{path}.{factor.kind}" if path else factor.kind
-        taken[name] = taken.get(name, 0) + 1
-        factor.name = name if taken[name] == 1 else f"{name}.{taken[name]}"
+        name = re.sub(r"[\s()\[\]+]", "_", f"{path}.{factor.kind}" if path else factor.kind)
+        factor.name = ""
+        while not factor.name or factor.name in taken:
+            count[name] = count.get(name, 0) + 1
+            factor.name = name if count[name] == 1 else f"{name}.{count[name]}"
+        taken.add(factor.name)

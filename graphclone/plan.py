@@ -11,6 +11,7 @@ from typing import Any
 from graphclone.errors import PlanError
 
 FORMAT = 1
+Literal = bool | int | float | str | None
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Plan:
     - `stacks`: stack → for each block of the child, the index of the parent's block that it comes from;
     - `tensors`: the child's tensors, by the child's names;
     - `aliases`: further names of the child's tensors (ties);
-    - `literals`: numbers in the graph that a destination computes from its own sizes: node → argument → value;
+    - `literals`: arguments in the graph that a destination has otherwise, such as numbers that it computes from its own sizes:
+      node → argument → value;
     - `inputs`: the example inputs that the parent was traced with (see `graphclone.inputs`), so that it can be traced again;
     - `remarks`: what a reader should know.
     """
@@ -48,7 +50,7 @@ class Plan:
     stacks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tensors: Mapping[str, Piece] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
-    literals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    literals: Mapping[str, Mapping[str, Literal]] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 

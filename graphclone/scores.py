@@ -21,18 +21,35 @@ from graphclone.rules import Typed
 
 @dataclass(frozen=True)
 class Scores:
-    """Factor name → the importance of each of its units (any scale; more is kept first). What is missing is kept at even distances."""
+    """Factor name → the importance of each of its units (any scale; more is kept first). What is missing is kept at even distances.
+
+    **Raises** `WeightsError` where a score is no number.
+    """
 
     units: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, values in self.units.items():
+            if any(value != value for value in values):
+                raise WeightsError(f"the scores of '{name}' are not all numbers: NaN among them has no place in a ranking")
+
 
 def score_weights(layout: Layout, state: Mapping[str, Tensor] | None = None) -> Scores:
-    """Data-free scores: the norm of all weights that a unit touches, over all slots of its factor."""
+    """Data-free scores: the norm of all weights that a unit touches, over all slots of its factor.
+
+    **Raises** `WeightsError` when the weights have no values (a model on `meta`).
+    """
     state = state or layout.trace.state
     squares: dict[Factor, Tensor] = {}
     for name in filter(layout.trace.parameters.__contains__, layout.parameters):
         for dim, axis in enumerate(layout.axes(name)):
             if free := dict.fromkeys(factor for factor in algebra.factors(axis) if factor.frozen is None):
+                if state[name].is_meta:
+                    raise WeightsError(
+                        f"'{name}' has no values, so its units cannot be ranked",
+                        because="the model is on the meta device",
+                        attempt="score_weights(layout, state) with the weights by name, or no scores: units at even distances",
+                    )
                 energy = _norms(state[name].detach(), dim).double().square()
                 for factor in free:
                     squares[factor] = squares.get(factor, 0) + _per_unit(energy, axis, factor)
@@ -84,7 +101,8 @@ def _call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _norms(tensor: Tensor, dim: int) -> Tensor:
     """The norm of what lies at each position of a dim."""
     others = [each for each in range(tensor.dim()) if each != dim % tensor.dim()]
-    return torch.linalg.vector_norm(tensor, dim=others, dtype=torch.float32) if others else tensor.abs()
+    size = tensor.abs() if tensor.is_complex() else tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    return torch.linalg.vector_norm(size, dim=others) if others else size.abs()
 
 
 def _per_unit(values: Tensor, axis: Axis, factor: Factor) -> Tensor:
@@ -134,7 +152,7 @@ class _Measure(fx.Interpreter):
             for factor in self.residual:
                 for dim, axis in enumerate(typed.axes):
                     if factor in set(algebra.factors(axis)):
-                        mean = result.detach().double().abs().mean([d for d in range(result.dim()) if d != dim])
+                        mean = result.detach().abs().double().mean([d for d in range(result.dim()) if d != dim])
                         self._add(factor, _per_unit(mean, axis, factor))
         for factor, axis, value, weight in self.readers.get(n, ()):
             self._add(factor, self._contribution(factor, axis, value, weight))
@@ -147,7 +165,7 @@ class _Measure(fx.Interpreter):
         owners = torch.tensor(algebra.labels(axis, factor))
         single = bool((owners[owners >= 0].bincount(minlength=factor.size) == 1).all())
         if w.dim() > 2 or single:
-            part = (x.double().abs().mean(0) * _norms(w, weight[1]).double()).square()
+            part = (x.abs().double().mean(0) * _norms(w, weight[1]).double()).square()
             return _per_unit(part, axis, factor).sqrt()
         w = w.movedim(weight[1], 0)
         norms = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import fx
@@ -73,26 +73,16 @@ class Flow:
 
 @dataclass(frozen=True)
 class Step:
-    """A part of a stream, from one value that all paths share to the next one that comes after a parameter.
-
-    `tail` is what follows at its end without parameters (a cast, a view): the step may be said to end before any of it.
-    """
+    """A part of a stream: from one value that all paths share to the next. Without parameters it has no `signature`, and may belong
+    to what comes before it or to what comes after."""
 
     entry: fx.Node
-    exit: fx.Node
-    region: tuple[fx.Node, ...]
-    signature: Signature
-    tail: tuple[fx.Node, ...] = ()
+    nodes: tuple[fx.Node, ...]
+    signature: Signature = ()
 
-    def shaped(self, shape: tuple[int, ...]) -> Step | None:
-        """This step, ending at the last value that has a shape."""
-        for spare in range(len(self.tail) + 1):
-            exit = self.region[len(self.region) - 1 - spare]
-            if shape_of(exit) == shape:
-                return replace(
-                    self, exit=exit, region=self.region[: len(self.region) - spare], tail=self.tail[: len(self.tail) - spare]
-                )
-        return None
+    @property
+    def exit(self) -> fx.Node:
+        return self.nodes[-1]
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
@@ -106,11 +96,17 @@ def is_number(node: fx.Node) -> bool:
 
 
 def sinks(graph: fx.Graph) -> Iterator[list[fx.Node]]:
-    """The outputs that every stream value has to reach: all of them; failing that (states are returned too), one at a time."""
+    """The outputs that stream values have to reach: all of them, or (losses, states, early exits are returned too) a single one.
+    An output that another one is made of holds no more of a stream than that other."""
     output = next(reversed(graph.nodes))
+    results = output.all_input_nodes
     yield [output]
-    if len(output.all_input_nodes) > 1:
-        yield from ([node] for node in output.all_input_nodes)
+    if len(results) > 1:
+        inner: set[fx.Node] = set()
+        for node in reversed(graph.nodes):
+            if any(user in inner or user in results for user in node.users):
+                inner.add(node)
+        yield from ([node] for node in results if node not in inner)
 
 
 def streams(flow: Flow, sinks: list[fx.Node], known: Set[Signature]) -> Iterator[list[Step]]:
@@ -125,12 +121,13 @@ def streams(flow: Flow, sinks: list[fx.Node], known: Set[Signature]) -> Iterator
         below[above[node]].append(node)
     before = {node: _previous(flow, node, values) for node, values in below.items()}
     starts = [node for node in sorted(above, key=lambda node: -depth[node]) if node not in before and _may_start(flow, node)]
-    chains = [steps for start in starts if len(steps := _chain(flow, above, before, start)) > (0 if known else 1)]
+    chains = [_chain(flow, above, before, start) for start in starts]
+    chains = [steps for steps in chains if sum(1 for step in steps if step.signature) > (0 if known else 1)]
     inside: set[fx.Node] = set()
     for steps in chains:
-        counts = collections.Counter(step.signature for step in steps)
+        counts = collections.Counter(step.signature for step in steps if step.signature)
         repeated = [step for step in steps if counts[step.signature] > 1 or step.signature in known]
-        inside.update(node for step in repeated for node in step.region if node is not step.exit)
+        inside.update(node for step in repeated for node in step.nodes[:-1])
     for steps in chains:
         if steps[0].entry not in inside and steps[0].exit not in inside:
             yield steps
@@ -168,19 +165,23 @@ def _may_start(flow: Flow, node: fx.Node) -> bool:
 def _chain(flow: Flow, above: Mapping[fx.Node, fx.Node], before: Mapping[fx.Node, fx.Node], start: fx.Node) -> list[Step]:
     """The steps from one leaf of the tree up to where another chain goes on."""
     steps: list[Step] = []
-    entry, region, node = start, [], start
+    node, entry, since = start, start, 0  # the signature of a step counts what comes before it from `entry`, steps[since:]
     while node in above and before[above[node]] is node:
-        between, node = _between(above, node, above[node]), above[node]
-        region += [*between, node]
-        if node.op != "call_function":
+        if above[node].op != "call_function":
             break
+        step = Step(node, (*_between(above, node, above[node]), above[node]))
+        node = step.exit
+        steps.append(step)
+        region = [each for step in steps[since:] for each in step.nodes]
         if signature := flow.signature(flow.owned(region, entry)):
-            steps.append(Step(entry, node, tuple(region), signature))
-            entry, region = node, []
-        elif steps and region == [node] and math.prod(shape_of(node)) == math.prod(shape_of(entry)):
-            last = steps[-1]
-            steps[-1] = replace(last, exit=node, region=(*last.region, node), tail=(*last.tail, node))
-            entry, region = node, []
+            first = next(
+                i for i, each in enumerate(steps[since:], since) if each is step or any(mixing(n.target) for n in each.nodes)
+            )
+            merged = tuple(each for step in steps[first:] for each in step.nodes)
+            steps[first:] = [Step(steps[first].entry, merged, signature)]
+        elif len(region) > 1 or not since or math.prod(shape_of(node)) != math.prod(shape_of(entry)):
+            continue
+        entry, since = node, len(steps)
     return steps
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphclone.capture import capture
 from graphclone.destination import plan_for
@@ -18,6 +17,7 @@ from graphclone.layout import Layout, analyze
 from graphclone.passes import DropBlocks, Scale, Shrink, whole
 from graphclone.plan import Plan
 from graphclone.scores import Scores, score_activations, score_weights
+from graphclone.verify import parity
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -92,13 +92,27 @@ def subclone(
     layout = analyze(trace)
     if scores is None:
         scores = score_activations(parent, data) if data is not None else score_weights(layout)
-    made = plan_for(layout, analyze(capture(child, args, kwargs), like=layout.blocks), scores, scale)
+    modes = {module: module.training for module in child.modules()}
+    try:  # in the parent's mode: dropout and batch statistics are no difference between the two
+        target = capture(child.train(parent.training), args, kwargs)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    made = plan_for(layout, analyze(target, like=layout.blocks), scores, scale)
+    if told := parity(parent, trace, (args, dict(kwargs or {}))):
+        made = made.remark(told)
     return child, Report(made, fill(made, trace.state.__getitem__, child))
 
 
 def check_finite(model: nn.Module) -> None:
-    """**Raises** `WeightsError` that names the parameters with NaN or infinite values."""
-    bad = [name for name, tensor in model.named_parameters() if not tensor.is_meta and not bool(torch.isfinite(tensor).all())]
+    """**Raises** `WeightsError` that names the parameters with NaN or infinite values, and the buffers with NaN (a mask may hold -inf)."""
+    bad = [name for name, tensor in model.named_parameters() if not tensor.is_meta and not bool(_wide(tensor).isfinite().all())]
+    bad += [name for name, tensor in model.named_buffers() if not tensor.is_meta and bool(_wide(tensor).isnan().any())]
     if bad:
         more = f" and {len(bad) - 4} more" if len(bad) > 4 else ""
         raise WeightsError(f"the parent's weights are not finite: {', '.join(bad[:4])}{more}", attempt="another checkpoint")
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Eight-bit floats cannot be asked whether they are finite."""
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor

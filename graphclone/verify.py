@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,11 +23,12 @@ from torch.utils import _pytree as pytree
 
 from graphclone import axes as algebra
 from graphclone.axes import Factor
-from graphclone.capture import Trace, at_other_sizes, capture
+from graphclone.capture import Trace, at_other_sizes, capture, source_line
 from graphclone.dynamic import Dynamic, resized
 from graphclone.execute import execute
 from graphclone.execute.graph import Child, build, resize, select
 from graphclone.execute.memory import pick
+from graphclone.faithful import draws
 from graphclone.layout import Layout, analyze, origin, readers
 from graphclone.plan import Plan
 
@@ -50,16 +52,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """What all oracles say. Printed, it is one line per oracle."""
+    """What all oracles say, and what else there is to know. Printed, it is one line per oracle and per remark."""
 
     verdicts: tuple[Verdict, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         return all(verdict.passed for verdict in self.verdicts)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.verdicts))
+        return "\n".join([*map(str, self.verdicts), *(f"note: {remark}" for remark in self.remarks)])
 
 
 def verify(
@@ -92,11 +95,58 @@ def verify(
         inputs = resized(other.open, inputs)
         more = _oracles(parent, other, inputs, seed) + roads(inputs)
         verdicts += [replace(each, detail=f"{each.detail}, inputs {other.open.shown()}") for each in more]
-    return Report(tuple(verdicts))
+    return Report(tuple(verdicts), (*_chance(trace, verdicts), *trace.remarks))
+
+
+def _chance(trace: Trace, verdicts: Iterable[Verdict]) -> Iterator[str]:
+    drawing = draws(trace.graph)
+    if drawing is not None and not all(verdict.passed for verdict in verdicts):
+        where = source_line(drawing.meta.get("stack_trace")) or drawing.name
+        yield f"the model draws random numbers ({drawing.target} at {where}), so that no two runs agree: is it in eval mode?"
+
+
+@contextlib.contextmanager
+def as_it_was(model: nn.Module) -> Iterator[None]:
+    """Gives a model the buffers again that it had: running it must not change what is compared with it."""
+    before = [(module, name, b, b.clone()) for module in model.modules() for name, b in module._buffers.items() if b is not None]
+    try:
+        yield
+    finally:
+        for module, name, buffer, value in before:
+            with torch.no_grad():
+                module._buffers[name] = buffer if buffer.is_meta or torch.equal(buffer, value) else buffer.copy_(value)
+
+
+def parity(model: nn.Module, trace: Trace, inputs: Inputs) -> str | None:
+    """What there is to say if the graph does not compute what the model does on its example inputs."""
+    leaves = pytree.tree_leaves(inputs)
+    if any(tensor.is_meta for tensor in trace.state.values()) or draws(trace.graph) is not None:
+        return None
+    with as_it_was(model), torch.no_grad():
+        found = pytree.tree_leaves(_Reading(trace).run(*leaves))
+        expected = outputs(model, inputs)
+    verdict = _verdict("parity", expected, [leaf for leaf in found if isinstance(leaf, Tensor)], "", 1e-6)
+    if verdict.passed:
+        return None
+    told = "part of it (a mask, a branch) was traced otherwise than it runs"
+    return f"the graph differs from the model on the example inputs by {verdict.error:.1e}: {told}"
+
+
+class _Reading(fx.Interpreter):
+    """Runs a trace's graph on the tensors of its state, none copied."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(nn.Module(), graph=trace.graph)
+        self.state = trace.state
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.state[target]
 
 
 def _oracles(parent: nn.Module, trace: Trace, inputs: Inputs, seed: int) -> list[Verdict]:
-    layout, expected = analyze(trace), outputs(parent, inputs)
+    layout = analyze(trace)
+    with as_it_was(parent):
+        expected = outputs(parent, inputs)
     return [
         identity(trace, layout, inputs, expected),
         permutation(trace, layout, inputs, expected, seed),
@@ -107,8 +157,10 @@ def _oracles(parent: nn.Module, trace: Trace, inputs: Inputs, seed: int) -> list
 
 @torch.no_grad()
 def outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """The tensors that a module returns, in order."""
-    return [leaf for leaf in pytree.tree_leaves(module(*inputs[0], **inputs[1])) if isinstance(leaf, Tensor)]
+    """The tensors that a module returns, in order; what it draws at random is always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return [leaf.detach() for leaf in pytree.tree_leaves(module(*inputs[0], **inputs[1])) if isinstance(leaf, Tensor)]
 
 
 def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
@@ -117,7 +169,7 @@ def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
         return float("inf")
     worst = 0.0
     for a, b in zip(expected, found, strict=True):
-        a, b = a.double(), b.double()
+        a, b = (torch.view_as_real(each.to(torch.complex128)) if each.is_complex() else each.double() for each in (a, b))
         if a.numel() == 0:
             continue
         if not torch.equal(a.isfinite(), b.isfinite()):
@@ -131,10 +183,21 @@ def _verdict(
     oracle: str, expected: Sequence[Tensor], found: Sequence[Tensor], detail: str, tolerance: float = TOLERANCE
 ) -> Verdict:
     """A sum in another order is another sum: outputs in half precision may differ by some of its roundings."""
-    error = difference(expected, found)
-    precisions = [torch.finfo(tensor.dtype).eps for tensor in expected if tensor.is_floating_point()]
-    tolerance = max(tolerance, 8 * max(precisions, default=0.0))
+    error, tolerance = difference(expected, found), max(tolerance, _roundings(expected))
     return Verdict(oracle, error <= tolerance, error, detail)
+
+
+def _roundings(values: Iterable[Any]) -> float:
+    """Eight roundings in the lowest precision of half or more among some values."""
+    dtypes = {
+        value.dtype for value in values if isinstance(value, Tensor) and value.is_floating_point() and value.element_size() > 1
+    }
+    return 8 * max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
+
+
+def _tolerance(trace: Trace) -> float:
+    """What a sum in another order may differ by, where part of the graph is in half precision (autocast)."""
+    return max(TOLERANCE, _roundings(node.meta.get("val") for node in trace.graph.nodes))
 
 
 def identity(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor]) -> Verdict:
@@ -152,7 +215,7 @@ def permutation(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Ten
         pick(tensor, [algebra.select(axis, keep) for axis in layout.types[node].axes])
         for node, tensor in zip(results, expected, strict=True)
     ]
-    return _verdict("permutation", moved, found, f"{len(free)} factors")
+    return _verdict("permutation", moved, found, f"{len(free)} factors", _tolerance(trace))
 
 
 def _permuted(layout: Layout, inputs: Inputs, keep: Keep) -> Inputs:
@@ -187,10 +250,9 @@ def masked_parent(trace: Trace, layout: Layout, inputs: Inputs, seed: int) -> Ve
         axis = layout.axes(name)[dim]
         dropped = sorted(set(range(axis.size)) - set(algebra.select(axis, keep)))
         state[name].index_fill_(dim, torch.tensor(dropped, dtype=torch.long), 0)
-    zeroed = build(layout.trace, resize(layout, {})[0], state, trace.parameters)
-    return _verdict(
-        "masked parent", outputs(zeroed, inputs), outputs(select(trace, layout, keep), inputs), f"{len(chosen)} factors"
-    )
+    zeroed = build(layout.trace, resize(layout, {})[0], state, {name: name for name in trace.parameters})
+    found = outputs(select(trace, layout, keep), inputs)
+    return _verdict("masked parent", outputs(zeroed, inputs), found, f"{len(chosen)} factors", _tolerance(trace))
 
 
 def growth(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor], seed: int) -> Verdict:
@@ -199,53 +261,66 @@ def growth(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor],
     keep = {f: (*range(f.size), *torch.randint(f.size, (max(f.size // 3, 1),), generator=generator).tolist()) for f in chosen}
     child = select(trace, layout, keep)
     with torch.no_grad():
-        for name, dim in _readers(layout):
-            _share(child, name, dim, layout.axes(name)[dim], keep)
-    return _verdict("growth", expected, outputs(child, inputs), f"{len(chosen)} factors")
+        for (name, dim), summed in _readers(layout).items():
+            _share(child, name, dim, layout.axes(name)[dim], keep, summed)
+    return _verdict("growth", expected, outputs(child, inputs), f"{len(chosen)} factors", _tolerance(trace))
 
 
-def _readers(layout: Layout) -> Iterable[tuple[str, int]]:
-    """The (parameter, dim) pairs that are contracted; a parameter that was viewed is found by the factors that it carries."""
-    found: dict[tuple[str, int], None] = {}
+def _readers(layout: Layout) -> dict[tuple[str, int], set[Factor]]:
+    """The (parameter, dim) pairs that are contracted, and over which factors; a parameter that was viewed is found by those."""
+    found: dict[tuple[str, int], set[Factor]] = defaultdict(set)
     for contraction in layout.contractions:
         inside = set(algebra.factors(contraction.axis))
         for node, _ in contraction.operands:
             name = origin(node)
             if name in layout.trace.parameters:
                 for dim, axis in enumerate(layout.axes(str(name))):
-                    if inside & set(algebra.factors(axis)):
-                        found[str(name), dim] = None
+                    if shared := inside & set(algebra.factors(axis)):
+                        found[str(name), dim] |= shared
     return found
 
 
 def _split_readers(layout: Layout) -> set[Factor]:
-    """Factors that the parameter which reads them carries elsewhere too (both ends of one matrix, a tie), or that two parameters sum."""
+    """Factors that the parameter which reads them carries elsewhere too (both ends of one matrix, a tie), that two parameters sum, or
+    that integers sum, which cannot be divided."""
     split: set[Factor] = set()
-    reading: dict[str, set[fx.Node]] = defaultdict(set)
+    reading: dict[tuple[str, Factor], set[fx.Node]] = defaultdict(set)
     for contraction in layout.contractions:
+        inside = set(algebra.factors(contraction.axis))
         names = {origin(node) for node, _ in contraction.operands}
-        for name in names & set(layout.trace.parameters):
-            reading[str(name)].add(contraction.node)
+        for name in map(str, names & set(layout.trace.parameters)):
+            for factor in inside:
+                reading[name, factor].add(contraction.node)
+            if not layout.trace.state[name].dtype.is_floating_point and not layout.trace.state[name].dtype.is_complex:
+                split |= inside
         if len(contraction.operands) > 1 and names <= set(layout.trace.parameters):
-            split.update(algebra.factors(contraction.axis))
-    for name, dim in _readers(layout):
-        inside = Counter(algebra.factors(layout.axes(name)[dim]))
+            split |= inside
+    for (name, dim), summed in _readers(layout).items():
+        times = Counter(algebra.factors(layout.axes(name)[dim]))
         others = {f for other, axis in enumerate(layout.axes(name)) if other != dim for f in algebra.factors(axis)}
-        elsewhere = any(user not in reading[name] for user, _ in readers(layout.parameters[name]))
-        split.update(f for f, times in inside.items() if f in others or times > 1 or elsewhere)
+        users = {user for user, _ in readers(layout.parameters[name])}
+        split.update(f for f in summed if f in others or times[f] > 1 or users - reading[name, f])
     return split
 
 
-def _share(child: Child, name: str, dim: int, axis: algebra.Axis, keep: Keep) -> None:
-    """Divide the entries of a reading parameter by how often their unit is there."""
-    multiplicity = Counter(algebra.select(axis, keep))
-    scale = torch.tensor([1.0 / multiplicity[i] for i in algebra.select(axis, keep)])
+def _share(child: Child, name: str, dim: int, axis: algebra.Axis, keep: Keep, summed: set[Factor]) -> None:
+    """Divide the entries of a reading parameter by how often their units of the factors that it sums are there."""
+    scale = torch.ones(axis.size)
+    for factor in summed & set(keep):
+        times = torch.tensor([1.0, *(1.0 / count for _, count in sorted(Counter(keep[factor]).items()))])
+        scale *= times[torch.tensor(algebra.labels(axis, factor)) + 1]
     tensor = child.get_parameter(name)
-    tensor.mul_(scale.reshape([-1 if i == dim else 1 for i in range(tensor.dim())]).to(tensor.dtype))
+    grown = scale[torch.tensor(algebra.select(axis, keep))]
+    tensor.mul_(grown.reshape([-1 if i == dim else 1 for i in range(tensor.dim())]).to(tensor.dtype))
 
 
 def two_roads(plan: Plan, parent: nn.Module, child: nn.Module, inputs: Inputs, trace: Trace | None = None) -> Verdict:
+    """Buffers that the destination works out by itself (it would do so again on loading) are the graph's as well."""
     rewritten = execute(plan, parent, trace=trace)
+    own, kept = dict(child.named_buffers()), child.state_dict().keys()
+    for name, buffer in rewritten.named_buffers():
+        if name in own and name not in kept and own[name].shape == buffer.shape:
+            buffer.copy_(own[name])
     return _verdict(
         "two roads", outputs(child, inputs), outputs(rewritten.train(child.training), inputs), f"{len(plan.tensors)} tensors"
     )

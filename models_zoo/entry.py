@@ -57,6 +57,8 @@ def shake(model: nn.Module) -> nn.Module:
     survive any permutation, and matrices of standard deviation 0.02 leave attention uniform.
     """
     for parameter in model.parameters():  # a tied parameter comes once
+        if parameter.numel() == 0:
+            continue
         noise = torch.randn_like(parameter)
         low, high = parameter.aminmax()
         if low != high:  # random already: bring it to the scale of a trained matrix

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import graphclone as gc
+from graphclone.verify import two_roads
 from models_zoo import tiny
 from tests.zoo import subject
+
+Op = Callable[[Tensor], Tensor]
 
 STACKS = {
     "hf/gpt2": {"transformer.h": "aaaa"},
@@ -105,3 +111,72 @@ def test_blocks_are_found_though_every_block_also_has_an_output() -> None:
     layout = gc.analyze(gc.capture(Caching().eval(), (torch.randint(31, (2, 5)),)))
     assert layout.blocks
     assert len(layout.blocks[0]) >= 3
+
+
+class Residual(nn.Module):
+    """A residual block, and what its stream runs through before and after it."""
+
+    def __init__(self, first: Op, last: Op) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(12), nn.Linear(12, 20), nn.Linear(20, 12)
+        self.first, self.last = first, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(x + self.down(torch.relu(self.up(self.norm(x)))))
+
+
+class Ends(nn.Module):
+    """Ops without parameters before the stack, after it, and in its blocks."""
+
+    def __init__(self, before: Op, after: Op, first: Op, last: Op, depth: int = 4) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(31, 12), nn.Linear(12, 7)
+        self.blocks = nn.ModuleList(Residual(first, last) for _ in range(depth))
+        self.before, self.after = before, after
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.before(self.embed(ids))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.after(x))
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+def rms(x: Tensor) -> Tensor:
+    return nn.functional.rms_norm(x, (12,))
+
+
+def centred(x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("inside", [(same, same), (rms, same), (same, torch.tanh), (centred, torch.tanh), (rms, rms)])
+@pytest.mark.parametrize("ends", [(same, same), (rms, rms), (same, torch.tanh), (centred, centred), (torch.tanh, rms)])
+def test_what_stands_before_the_first_or_after_the_last_block_is_no_part_of_it(
+    ends: tuple[Op, Op], inside: tuple[Op, Op]
+) -> None:
+    torch.manual_seed(0)
+    model, ids = Ends(*ends, *inside).eval(), torch.randint(31, (2, 5))
+    trace = gc.capture(model, (ids,))
+    (stack,) = gc.analyze(trace).blocks
+    assert len(stack) == 4
+    for depth in (1, 2, 3, 6, 8):
+        plan = gc.plan(gc.analyze(trace), depth=depth, scale=False)
+        native = copy.deepcopy(model)
+        native.blocks = nn.ModuleList(model.blocks[index] for index in plan.stacks["blocks"])
+        torch.testing.assert_close(gc.execute(plan, model, trace=trace)(ids), native(ids))
+        child, report = gc.subclone(model, Ends(*ends, *inside, depth=depth).eval(), (ids,), scale=False)
+        assert report.plan.stacks == plan.stacks
+        assert not report.filled.fresh
+        torch.testing.assert_close(child(ids), native(ids))
+        assert two_roads(report.plan, model, child, ((ids,), {})).passed
+
+
+def test_a_final_norm_is_not_the_last_block_of_another_kind() -> None:
+    ids = torch.randint(31, (2, 5))
+    (stack,) = gc.analyze(gc.capture(Ends(rms, torch.tanh, same, same).eval(), (ids,))).blocks
+    assert str(stack) == "blocks: 4 blocks"

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import graphclone as gc
-from graphclone.errors import DestinationError, WeightsError
-from graphclone.verify import outputs
+from graphclone.errors import DestinationError, PlanError, SizeError, WeightsError
+from graphclone.verify import outputs, two_roads
 from tests.zoo import clone, subject
 
 
@@ -182,3 +182,161 @@ def test_fewer_outputs_are_remarked_upon() -> None:
     layout = subject("hf/vit").layout
     assert any("is an output of the model" in remark for remark in gc.plan(layout, width={"classifier.output": 5}).remarks)
     assert not gc.plan(layout, width={"residual": 24}).remarks
+
+
+class Returning(Model):
+    """`Model` that returns more than its result; `what`: a loss, states or exits of its blocks."""
+
+    def __init__(self, what: str, **sizes: int) -> None:
+        super().__init__(**sizes)  # type: ignore[arg-type]
+        self.what = what
+        self.exits = nn.ModuleList(nn.Linear(self.head.in_features, 7) for _ in self.blocks)
+
+    def forward(self, ids: Tensor) -> list[Tensor]:  # type: ignore[override]
+        x = self.tokens(ids) + self.positions[: ids.shape[1]]
+        states = []
+        for block in self.blocks:
+            x = block(x)
+            states.append(x)
+        if self.what == "loss":
+            return [self.head(x), torch.stack([state.mean() for state in states]).sum()]
+        return [exit(state) for exit, state in zip(self.exits, states, strict=True)] if self.what == "exits" else [*states, x]
+
+
+@pytest.mark.parametrize("what", ["loss", "states", "exits"])
+def test_all_blocks_of_a_model_with_several_outputs_are_filled(what: str) -> None:
+    model = Returning(what).eval()
+    same, report = gc.subclone(model, Returning(what).eval(), (IDS,), scale=False)
+    assert not any(name.startswith("blocks") for name in report.filled.fresh)
+    torch.testing.assert_close(same(IDS), model(IDS))
+    child, report = gc.subclone(model, Returning(what, width=24).eval(), (IDS,))
+    assert two_roads(report.plan, model, child, ((IDS,), {})).passed
+    child, report = gc.subclone(model, Returning(what, depth=2).eval(), (IDS,), scale=False)
+    assert not any(name.startswith("blocks") for name in report.filled.fresh)
+    for name, tensor in child.blocks.state_dict().items():
+        origin = name.replace("1.", "3.", 1) if name.startswith("1.") else name
+        assert torch.equal(tensor, model.blocks.state_dict()[origin])
+    assert any("of the block 'blocks.1'" in remark for remark in report.plan.remarks)
+    with pytest.raises(PlanError, match="the graph of the parent cannot have the blocks"):
+        gc.execute(report.plan, model)
+    with pytest.raises(SizeError, match="'blocks' cannot have 2 blocks") as caught:
+        gc.plan(gc.analyze(gc.capture(model, (IDS,))), depth=2)
+    assert "of the block 'blocks.1'" in str(caught.value)
+
+
+class Tied(nn.Module):
+    def __init__(self, tied: bool, width: int = 20) -> None:
+        super().__init__()
+        self.table, self.up = nn.Embedding(61, width), nn.Linear(width, width)
+        self.head = nn.Linear(width, 61, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.up(self.table(ids)).relu())
+
+
+@pytest.mark.parametrize("width", [20, 10])
+def test_a_tied_parent_fills_both_ends_of_an_untied_destination(width: int) -> None:
+    parent = Tied(True).eval()
+    child, report = gc.subclone(parent, Tied(False, width).eval(), (IDS,), scale=False)
+    assert not report.filled.fresh
+    assert report.filled.filled["head.weight"] == "table.weight"
+    assert torch.equal(child.head.weight, child.table.weight)
+    assert two_roads(report.plan, parent, child, ((IDS,), {})).passed
+
+
+@pytest.mark.parametrize("width", [20, 10])
+def test_an_untied_parent_gives_a_tied_destination_its_table(width: int) -> None:
+    parent = Tied(False).eval()
+    child, report = gc.subclone(parent, Tied(True, width).eval(), (IDS,), scale=False)
+    assert report.filled.filled["table.weight"] == "table.weight"
+    assert any("'table.weight' is one tensor in the destination" in remark for remark in report.plan.remarks)
+    assert two_roads(report.plan, parent, child, ((IDS,), {})).passed
+    assert two_roads(gc.Plan.loads(report.plan.dumps()), parent, child, ((IDS,), {})).passed
+
+
+class Loose(nn.Module):
+    """No two of its layers are alike in the graph: each reads all before it."""
+
+    def __init__(self, depth: int = 4, width: int = 20, act: str = "relu", causal: bool = True) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(20 + i * width, width) for i in range(depth))
+        self.act, self.causal = act, causal
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = [x]
+        for layer in self.layers:
+            y = getattr(torch, self.act)(layer(torch.cat(states, -1)))
+            states.append(nn.functional.scaled_dot_product_attention(y, y, y, is_causal=self.causal))
+        return states[-1]
+
+
+FLOATS = torch.randn(3, 11, 20, generator=torch.Generator().manual_seed(0))
+
+
+def test_layers_that_names_alone_tell_apart_are_remarked_upon() -> None:
+    _, report = gc.subclone(Loose().eval(), Loose(depth=2).eval(), (FLOATS,))
+    assert any("'layers' has 2 numbered parts in the destination and 4 in the parent" in text for text in report.plan.remarks)
+
+
+def test_what_a_destination_computes_otherwise_is_remarked_upon() -> None:
+    _, report = gc.subclone(Loose().eval(), Loose(act="tanh").eval(), (FLOATS,))
+    assert any("more of aten.relu in the parent; more of aten.tanh in the destination" in text for text in report.plan.remarks)
+    parent = Loose().eval()
+    child, report = gc.subclone(parent, Loose(causal=False, width=10).eval(), (FLOATS,))
+    assert any("aten.scaled_dot_product_attention" in text and "is False there" in text for text in report.plan.remarks)
+    plan = gc.Plan.loads(report.plan.dumps())
+    assert two_roads(plan, parent, child, ((FLOATS,), {})).passed
+
+
+class Uneven(nn.Module):
+    """Blocks of two layers each; the last may be half a block."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.LayerNorm(20), *[nn.Linear(20, 20)] * (1 + i % 2)) for i in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+def test_parameters_that_the_parent_has_do_not_stay_random() -> None:
+    parent = Uneven(6).eval()
+    _, report = gc.subclone(parent, Uneven(4).eval(), (FLOATS,), scale=False)
+    assert not report.filled.fresh
+    with pytest.raises(DestinationError, match=r"nothing tells which of the parent's tensors fill 'layers\.2\.0\.weight'"):
+        gc.subclone(parent, Uneven(3).eval(), (FLOATS,))
+
+
+def test_a_new_head_may_stay_as_it_was_initialised(parent: Model) -> None:
+    class Headed(Model):
+        def __init__(self) -> None:
+            super().__init__(width=24)
+            self.classes = nn.Linear(24, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.tokens(ids) + self.positions[: ids.shape[1]]
+            for block in self.blocks:
+                x = block(x)
+            return self.classes(x.tanh())
+
+    _, report = gc.subclone(parent, Headed().eval(), (IDS,))
+    assert report.filled.fresh == ("classes.bias", "classes.weight", "head.bias", "head.weight")
+
+
+def test_the_mode_of_a_destination_is_no_difference_and_is_left_as_it_was() -> None:
+    class Dropping(Model):
+        def forward(self, ids: Tensor) -> Tensor:
+            x = nn.functional.dropout(self.tokens(ids), 0.1, self.training)
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x)
+
+    destination = Dropping(width=24).train()
+    destination.blocks[1].eval()
+    child, report = gc.subclone(Dropping().eval(), destination, (IDS,))
+    assert not report.plan.remarks
+    assert [block.training for block in child.blocks] == [True, False, True, True]

@@ -8,13 +8,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 import graphclone as gc
 from graphclone.axes import Factor
 from graphclone.errors import GraphcloneError, PlanError
 from graphclone.execute import child_state, fill, weights
 from graphclone.passes import whole
-from graphclone.verify import outputs
+from graphclone.verify import outputs, two_roads, verify
 from models_zoo import tiny
 from tests.zoo import clone, subject
 
@@ -139,3 +140,39 @@ def test_filling_keeps_the_destinations_dtype() -> None:
     destination = tiny.get("hf/llama").smaller().to(torch.bfloat16)
     fill(clone("hf/llama")[1].plan, it.trace.state.__getitem__, destination)
     assert {p.dtype for p in destination.parameters()} == {torch.bfloat16}
+
+
+class Called(nn.Module):
+    """A module under an unusual name."""
+
+    def __init__(self, name: str, within: bool, hidden: int = 20) -> None:
+        super().__init__()
+        self.name = name
+        layer = nn.Linear(28, hidden)
+        self.inner = nn.ModuleDict({name: layer}) if within else layer
+        if not within:
+            del self.inner
+            setattr(self, name, layer)
+        self.out = nn.Linear(hidden, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.inner[self.name] if hasattr(self, "inner") else getattr(self, self.name)
+        return self.out(layer(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "within"),
+    [(n, False) for n in ("graph", "code", "meta", "_graph", "_code", "graph_", "class")]
+    + [(n, True) for n in ("class", "lambda", "a b", "q (r)", "[x]", "a+b", 'a"b', "1", "graph")],
+)
+def test_whatever_a_module_is_called_a_child_can_be_made(name: str, within: bool) -> None:
+    parent, x = Called(name, within).eval(), torch.randn(3, 28)
+    layout = gc.analyze(gc.capture(parent, (x,)))
+    torch.testing.assert_close(gc.execute(gc.plan(layout), parent)(x), parent(x))
+    plan = gc.plan(
+        layout, width={factor.name: factor.size // 2 for factor in layout.factors if factor.kind in ("hidden", "output")}
+    )
+    assert gc.execute(gc.Plan.loads(plan.dumps()), parent)(x).shape == (3, 4)
+    child, report = gc.subclone(parent, Called(name, within, 10).eval(), (x,))
+    assert two_roads(report.plan, parent, child, ((x,), {})).passed
+    assert verify(parent, (x,)).passed

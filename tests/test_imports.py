@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
     ["axes", "plan", "inputs", "unbacked", "dynamic"],
-    ["capture"],
+    ["faithful", "capture", "fitting"],
     ["rules"],
     ["decompose", "streams"],
     ["blocks"],

@@ -134,3 +134,19 @@ def test_analysis_is_the_same_every_time() -> None:
     assert [(f.name, f.kind, f.size, f.slots, str(f.frozen)) for f in again.factors] == [
         (f.name, f.kind, f.size, f.slots, str(f.frozen)) for f in it.layout.factors
     ]
+
+
+def test_no_factor_is_called_like_an_axis_of_an_input() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(28, 9), nn.Linear(9, 14), nn.Linear(14, 5)
+
+        def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+            return self.c(self.b(self.a(hidden).relu()).relu()), hidden.mean(1)
+
+    layout = gc.analyze(gc.capture(Net(), (torch.randn(3, 7, 11, 28),)))
+    names = [factor.name for factor in layout.factors]
+    assert "hidden.2" in names
+    assert len(set(names)) == len(names)
+    assert layout["hidden.2"].kind == "activation"

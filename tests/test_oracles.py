@@ -120,3 +120,48 @@ def test_a_parent_in_half_precision_is_judged_by_its_roundings() -> None:
     with torch.no_grad():
         wrong.get_parameter("model.layers.1.mlp.up_proj.weight").copy_(model.model.layers[1].mlp.up_proj.weight)
     assert difference(outputs(model, it.inputs), outputs(wrong, it.inputs)) > 8 * torch.finfo(torch.bfloat16).eps
+
+
+class TiedEnds(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.b = torch.nn.Parameter(torch.randn(28, 20)), torch.nn.Parameter(torch.randn(20))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x @ self.w + self.b).relu() @ self.w.T
+
+
+class GroupedTransposed(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.t = torch.nn.Conv1d(28, 16, 1), torch.nn.ConvTranspose1d(16, 8, 2, 2, groups=4)
+        self.d, self.o = torch.nn.Conv1d(8, 16, 3, groups=8, padding="same"), torch.nn.Conv1d(16, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.o(self.d(self.t(self.a(x.mT).relu()).relu()))  # type: ignore[no-any-return]
+
+
+class PaddedShortcut(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.h = torch.nn.Linear(28, 16), torch.nn.Linear(16, 32), torch.nn.Linear(32, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x).relu()
+        return self.h(self.b(y) + torch.nn.functional.pad(y, (8, 8)))  # type: ignore[no-any-return]
+
+
+class ReturnsItsWeight(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = torch.nn.Linear(28, 20), torch.nn.Linear(20, 6)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.o(self.a(x).relu()), self.o.weight, self.o.bias
+
+
+@pytest.mark.parametrize("kind", [TiedEnds, GroupedTransposed, PaddedShortcut, ReturnsItsWeight])
+def test_no_oracle_raises_a_false_alarm(kind: type[torch.nn.Module]) -> None:
+    torch.manual_seed(0)
+    verdicts = gc.verify(kind(), (torch.randn(3, 11, 28),))
+    assert verdicts.passed, verdicts

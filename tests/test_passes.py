@@ -124,3 +124,49 @@ def test_a_deeper_child_has_blocks_of_its_own() -> None:
     child = gc.execute(gc.plan(it.layout, depth=6), it.model, trace=it.trace)
     pairs = [p for n, p in child.named_parameters() if n.endswith("mlp.up_proj.weight")]
     assert len({p.data_ptr() for p in pairs}) == 6
+
+
+class LowRank(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(5, 28)), nn.Parameter(torch.randn(20, 5))
+        self.base, self.out = nn.Linear(28, 20), nn.Linear(20, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.nn.functional.linear(x, self.base.weight + self.b @ self.a).relu())
+
+
+class LowRankInTwo(LowRank):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out((self.base(x) + x @ self.a.T @ self.b.T).relu())
+
+
+@pytest.mark.parametrize("kind", [LowRank, LowRankInTwo])
+def test_two_weights_that_are_multiplied_have_the_factor_once(kind: type[LowRank]) -> None:
+    layout = gc.analyze(gc.capture(kind(), (torch.randn(3, 28),)))
+    plan = gc.plan(layout, width={layout.axes("b")[1].name: 2})  # type: ignore[union-attr]
+    assert plan.tensors["a"].scale * plan.tensors["b"].scale == pytest.approx(math.sqrt(5 / 2))
+    assert plan.tensors["out.weight"].scale == 1
+
+
+def test_a_computed_weight_that_is_not_scaled_is_told() -> None:
+    layout = gc.analyze(gc.capture(LowRank(), (torch.randn(3, 28),)))
+    plan = gc.plan(layout, width={layout.axes("a")[1].name: 14})  # type: ignore[union-attr]
+    assert any("computed from others" in remark and "test_passes.py" in remark for remark in plan.remarks)
+
+
+class LearnedQuery(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key = nn.Parameter(torch.randn(4, 5, 8)), nn.Parameter(torch.randn(28, 4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        key = torch.einsum("btd,dhe->bhte", x, self.key)
+        query = self.query.expand(len(x), -1, -1, -1)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, key).sum(-1)
+
+
+def test_attention_divides_by_its_size_itself() -> None:
+    layout = gc.analyze(gc.capture(LearnedQuery(), (torch.randn(3, 11, 28),)))
+    plan = gc.plan(layout, width={layout.axes("query")[2].name: 4})  # type: ignore[union-attr]
+    assert plan.tensors["query"].scale == 1

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import graphclone as gc
 from graphclone.errors import FrozenError, PlanError, SizeError, UnknownNameError
 from graphclone.passes import DropBlocks, Shrink, whole
-from graphclone.verify import outputs
+from graphclone.verify import outputs, two_roads
 from tests.zoo import clone, subject
 
 
@@ -124,3 +126,49 @@ def test_passes_can_be_put_together_by_hand() -> None:
     layout = subject("hf/llama").layout
     by_hand = Shrink({"residual": 24})(DropBlocks(2)(whole(layout), layout), layout)
     assert by_hand == gc.plan(layout, width={"residual": 24}, depth=2, scale=False)
+
+
+@pytest.mark.parametrize("wanted", ["10", None, float("nan"), True])
+def test_a_width_or_a_depth_that_is_no_number_is_refused(wanted: Any) -> None:
+    layout = subject("hf/llama").layout
+    with pytest.raises(SizeError, match=r"'residual' cannot have .* units"):
+        gc.plan(layout, width={"residual": wanted})
+    with pytest.raises(SizeError, match=r"'model.layers' cannot have .* blocks"):
+        gc.plan(layout, depth={"model.layers": wanted})
+
+
+@pytest.mark.parametrize(("scores", "complaint"), [((1.0, 2.0), "there are 2 of them"), ((float("nan"),) * 48, "not a number")])
+def test_scores_that_rank_nothing_are_refused(scores: tuple[float, ...], complaint: str) -> None:
+    with pytest.raises(SizeError, match="the scores of 'residual' are no ranking of its 48 units") as caught:
+        gc.plan(subject("hf/llama").layout, width={"residual": 24}, scores=gc.Scores({"residual": scores}))
+    assert complaint in str(caught.value)
+
+
+def test_a_model_without_repeated_blocks_has_no_depth() -> None:
+    layout = gc.analyze(gc.capture(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), (torch.randn(2, 4),)))
+    with pytest.raises(SizeError, match="the model has no depth to change: no block of it repeats"):
+        gc.plan(layout, depth=1)
+
+
+class Experts(nn.Module):
+    def __init__(self, count: int = 5, best: int = 2) -> None:
+        super().__init__()
+        self.gate, self.best = nn.Linear(28, count), best
+        self.weight = nn.Parameter(torch.randn(count, 28, 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        share, chosen = self.gate(x).softmax(-1).topk(self.best, -1)
+        return torch.einsum("btk,btkdo,btd->bto", share, self.weight[chosen], x)
+
+
+def test_as_many_experts_stay_as_are_chosen() -> None:
+    parent, x = Experts(), torch.randn(3, 11, 28)
+    layout = gc.analyze(gc.capture(parent, (x,)))
+    (experts,) = (factor.name for factor in layout.factors if factor.size == 5)
+    assert gc.execute(gc.plan(layout, width={experts: 2}), parent)(x).shape == (3, 11, 9)
+    with pytest.raises(SizeError, match="cannot have 1 units: the child needs at least 2 of them") as caught:
+        gc.plan(layout, width={experts: 1})
+    assert "aten.topk at test_plan.py:" in str(caught.value)
+    child, report = gc.subclone(parent, Experts(3, 1), (x,))
+    assert two_roads(report.plan, parent, child, ((x,), {})).passed
+    assert any("aten.topk" in remark and "is 1 there, 2 in the parent" in remark for remark in report.plan.remarks)

@@ -19,6 +19,7 @@ from graphclone.errors import CaptureError, DestinationError
 from graphclone.layout import Layout, analyze
 from graphclone.plan import Plan
 from graphclone.sources import Parent
+from graphclone.verify import parity
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def planned(asked: Asked, wanted: Wanted) -> Job:
         plan = _noted(
             gc.plan(layout, width=wanted.widths(), depth=wanted.depths(), scores=scores, scale=wanted.scale), wanted, layout
         )
+    if parent.program is None and (told := parity(parent.module, layout.trace, (parent.args, dict(parent.kwargs)))):
+        plan = plan.remark(told)
     return Job(asked, parent, layout, plan, overrides, child)
 
 

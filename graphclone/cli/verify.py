@@ -33,9 +33,12 @@ def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int, dyna
             parent.program or parent.module, parent.args, parent.kwargs, plan=plan, child=child, seed=seed, dynamic=dynamic
         )
     if as_json:
-        out().print_json(json.dumps({"passed": verdicts.passed, "oracles": [asdict(each) for each in verdicts.verdicts]}))
+        oracles = [asdict(each) for each in verdicts.verdicts]
+        out().print_json(json.dumps({"passed": verdicts.passed, "oracles": oracles, "remarks": verdicts.remarks}))
     else:
         out().print(_table(verdicts))
+        for remark in verdicts.remarks:
+            out().print(f"note: {remark}", markup=False, soft_wrap=True)
     if not verdicts.passed:
         roads = any(each.oracle == "two roads" and not each.passed for each in verdicts.verdicts)
         hint = " A child that was trained since then differs from its plan: only a fresh clone can be verified." if roads else ""

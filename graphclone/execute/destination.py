@@ -12,6 +12,8 @@ from graphclone.errors import DestinationError
 from graphclone.execute.memory import weights
 from graphclone.plan import Plan
 
+_WIDE = {"integer": torch.int64, "real": torch.float64, "complex": torch.complex128}
+
 
 @dataclass(frozen=True)
 class Filled:
@@ -55,12 +57,28 @@ def fill(plan: Plan, fetch: Callable[[str], Tensor], destination: nn.Module) -> 
             continue
         if target.shape != tensor.shape:
             raise DestinationError(f"'{name}' is {list(target.shape)} in the destination; the plan makes it {list(tensor.shape)}")
-        if name in persistent:
-            target.copy_(tensor)
-            filled[name] = plan.tensors[name].source
-        elif not torch.allclose(target.double(), tensor.to(target.device).double(), equal_nan=True):
-            differing.append(name)
+        if name not in persistent:
+            differing += [] if _alike(target, tensor) else [name]
+            continue
+        if _number(target) != _number(tensor):
+            raise DestinationError(
+                f"'{name}' is of {target.dtype} in the destination, of {tensor.dtype} in the parent",
+                because="a cast between integers, real and complex numbers would change what it means",
+                attempt="the same kind of number in both",
+            )
+        target.copy_(tensor)
+        filled[name] = plan.tensors[name].source
     names = {name for name, _ in destination.named_parameters(remove_duplicate=True)}
     reached = {id(everything[name]) for name in filled}
     fresh = tuple(name for name in sorted(names) if id(everything[name]) not in reached)
     return Filled(filled, fresh, tuple(differing), plan.remarks)
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> bool:
+    kind = _number(theirs)
+    wide = _WIDE[kind]
+    return kind == _number(ours) and torch.allclose(ours.to(dtype=wide), theirs.to(ours.device, wide), equal_nan=True)
+
+
+def _number(tensor: Tensor) -> str:
+    return "real" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "integer"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import keyword
+import operator
+import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from graphclone import axes as algebra
 from graphclone.axes import Factor, Keep
-from graphclone.blocks import Block, Stack
+from graphclone.blocks import Block, Stack, read_elsewhere
 from graphclone.capture import Trace, capture, prune
 from graphclone.errors import FrozenError, PlanError, SizeError, UnknownNameError
 from graphclone.execute.memory import child_state, pick
@@ -37,6 +40,13 @@ class Child(fx.GraphModule):
                 open_.check(pytree.tree_leaves([given[name] for name in names]))
         return super().__call__(*args, **kwargs)
 
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """The parameter that the plan calls so."""
+        return super().get_parameter(_attribute(target))
+
+
+_OWN = frozenset(each.rstrip("_") for each in dir(Child(nn.Module(), fx.Graph())))
+
 
 def select(trace: Trace, layout: Layout, keep: Mapping[Factor, Sequence[int] | Tensor]) -> Child:
     """The graph with exactly these positions of these factors, in this order: the primitive under everything.
@@ -52,7 +62,7 @@ def select(trace: Trace, layout: Layout, keep: Mapping[Factor, Sequence[int] | T
     state = {
         name: pick(tensor, [algebra.select(axis, chosen) for axis in layout.axes(name)]) for name, tensor in trace.state.items()
     }
-    return build(layout.trace, resize(layout, chosen)[0], state, trace.parameters)
+    return build(layout.trace, resize(layout, chosen)[0], state, {name: name for name in trace.parameters})
 
 
 def _positions(factor: Factor, kept: Sequence[int] | Tensor) -> tuple[int, ...]:
@@ -67,11 +77,14 @@ def _positions(factor: Factor, kept: Sequence[int] | Tensor) -> tuple[int, ...]:
 
 
 def resize(layout: Layout, keep: Keep) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """A copy of the graph in which every integer that states the size of an axis states its new size; and node → copy."""
+    """A copy of the graph in which every integer that states the size of an axis states its new size; and node → copy.
+    `meta["of"]` of a copy is the node."""
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(layout.trace.graph, env)
     graph.output(output)
+    for node, new in env.items():
+        new.meta["of"] = node
     for node, stated in layout.sizes.items():
         new, names = env[node], [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         for (name, position), axis in stated.items():
@@ -91,13 +104,21 @@ def _restate(node: fx.Node, names: list[str], name: str, position: int | None, c
         node.update_kwarg(name, value)
 
 
-def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters: Collection[str]) -> Child:
-    """A module around a graph: `parameters` are the trainable names of `state`; it is called as the parent is, and returns what it does."""
-    root = nn.Module()
-    for name in {str(node.target) for node in graph.nodes if node.op == "get_attr"}:
-        tensor = state[name]
-        _place(root, name, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()) if name in parameters else tensor)
+def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters: Mapping[str, str]) -> Child:
+    """A module around a graph, called as the parent is. `parameters`: names in `state` → the parent's parameter, trained if that is."""
     prune(graph)
+    root = nn.Module()
+    places: dict[str, list[fx.Node]] = defaultdict(list)
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            places[str(node.target)].append(node)
+    for name, nodes in places.items():
+        tensor = state[name]
+        trained = name in parameters and trace.state[parameters[name]].requires_grad
+        _place(root, _attribute(name), nn.Parameter(tensor, trained) if name in parameters else tensor)
+        for node in nodes:
+            node.target = _attribute(name)
+    _refuse_other_constants(graph)
     names = _sign(graph, trace)
     graph.lint()
     child = Child(root, graph, "Child")
@@ -109,13 +130,32 @@ def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters
 def _place(root: nn.Module, name: str, tensor: Tensor) -> None:
     *path, last = name.split(".")
     for each in path:
-        if not hasattr(root, each):
+        if each not in root._modules:
             root.add_module(each, nn.Module())
-        root = getattr(root, each)
+        root = root.get_submodule(each)
     if isinstance(tensor, nn.Parameter):
         root.register_parameter(last, tensor)
     else:
         root.register_buffer(last, tensor)
+
+
+def _refuse_other_constants(graph: fx.Graph) -> None:
+    """A number, a string or None among the inputs is part of the graph since it was traced: the child must not take another for it."""
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in inputs:
+        value = node.meta.get("val", ...)
+        if value is None or isinstance(value, (bool, int, float, str)):
+            with graph.inserting_before(inputs[-1].next):
+                same = graph.call_function(operator.is_ if value is None else operator.eq, (node, value))
+                told = f"this child was traced with {node.name}={value!r}: it cannot take another value"
+                graph.call_function(torch._assert, (same, told))
+
+
+def _attribute(name: str) -> str:
+    """The name as a path of attributes that a graph module can have: those that are its own, or no Python, get an underscore."""
+    first, *rest = (re.sub(r"[\"\\\\\n]", "_", part) for part in name.split("."))
+    first = f"{first}_" if first.rstrip("_") in _OWN or keyword.iskeyword(first.rstrip("_")) else first
+    return ".".join([first, *(f"{part}_" if keyword.iskeyword(part.rstrip("_")) else part for part in rest)])
 
 
 def _sign(graph: fx.Graph, trace: Trace) -> list[str]:
@@ -149,6 +189,8 @@ def _restack(graph: fx.Graph, env: Mapping[fx.Node, fx.Node], stack: Stack, chos
         raise PlanError(
             f"'{stack.name}' has the blocks 0 to {len(stack) - 1}; a child cannot have {chosen} (in the parent's order)"
         )
+    if why := read_elsewhere(stack, chosen):
+        raise PlanError(f"the graph of the parent cannot have the blocks {chosen} of '{stack.name}'", because=why)
     inside = {env[node] for block in stack.blocks for node in block.nodes}
     following = [user for user in env[stack.blocks[-1].exit].users if user not in inside]
     current = env[stack.blocks[0].entry]
@@ -208,11 +250,13 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Chil
     _rename(graph, plan, layout)
     for name, changes in plan.literals.items():
         if "value" in changes:
-            state[name] = torch.full_like(state[name], changes["value"])
+            state[name] = torch.full_like(state[name], float(changes["value"] or 0))
     for node in graph.nodes:
         for path, value in plan.literals.get(node.name, {}).items():
             _set_literal(node, path, value)
-    return build(layout.trace, graph, state, {n for n, piece in plan.tensors.items() if piece.source in trace.parameters})
+    return build(
+        layout.trace, graph, state, {n: piece.source for n, piece in plan.tensors.items() if piece.source in trace.parameters}
+    )
 
 
 def _check_fits(plan: Plan, layout: Layout) -> None:
@@ -237,9 +281,10 @@ def _rename(graph: fx.Graph, plan: Plan, layout: Layout) -> None:
     for node in graph.nodes:
         if node.op == "get_attr":
             source, turn = turns.get(str(node.target), (str(node.target), 0))
-            if turn >= len(names[source]):
-                raise PlanError(f"the plan has no tensor for '{node.target}'")
-            node.target = names[source][turn]
+            stands_in = plan.aliases.get(str(node.target))
+            if turn >= len(names[source]) and stands_in not in plan.tensors:
+                raise PlanError(f"the plan has no tensor for '{node.target}'", because="; ".join(plan.remarks))
+            node.target = names[source][turn] if turn < len(names[source]) else str(stands_in)
 
 
 def _set_literal(node: fx.Node, path: str, value: Any) -> None:
@@ -250,7 +295,7 @@ def _set_literal(node: fx.Node, path: str, value: Any) -> None:
         if not steps:
             return value
         if isinstance(old, Mapping):
-            return {**old, steps[0]: put(old[steps[0]], steps[1:])}
+            return {**old, steps[0]: put(old.get(steps[0]), steps[1:])}
         at = int(steps[0])
         return type(old)([*old[:at], put(old[at], steps[1:]), *old[at + 1 :]])
 

@@ -15,13 +15,19 @@ from graphclone.plan import Plan
 
 
 def pick(tensor: Tensor, positions: Sequence[Sequence[int]], scale: float = 1.0) -> Tensor:
-    """The given positions of each dim, times `scale`, as a tensor of its own."""
+    """The given positions of each dim, times `scale`, as a tensor of its own.
+
+    **Raises** `PlanError` for integers times anything: a scale would overflow or round them.
+    """
     picked = tensor.detach()
     for dim, chosen in enumerate(positions):
         if chosen != range(picked.shape[dim]):
             picked = picked.index_select(dim, torch.as_tensor(chosen, dtype=torch.long, device=tensor.device))
     if scale != 1.0:
-        return picked * scale
+        if not (picked.is_floating_point() or picked.is_complex()):
+            raise PlanError(f"the plan scales a tensor of {picked.dtype}", attempt="a plan that was made from this parent")
+        wide = picked.float() if picked.element_size() == 1 else picked  # eight bits have no arithmetic of their own
+        return (wide * scale).to(picked.dtype)
     return picked.clone() if picked.untyped_storage()._cdata == tensor.untyped_storage()._cdata else picked
 
 
@@ -58,4 +64,4 @@ def weights(plan: Plan, fetch: Callable[[str], Tensor]) -> Iterator[tuple[str, T
 def child_state(plan: Plan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All of the child's tensors, ties under each of their names (as one tensor)."""
     made = dict(weights(plan, state.__getitem__))
-    return {**made, **{alias: made[name] for alias, name in plan.aliases.items()}}
+    return {**made, **{alias: made[name] for alias, name in plan.aliases.items() if name in made}}

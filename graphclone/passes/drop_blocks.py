@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from graphclone.blocks import Stack
+from graphclone.blocks import Stack, left_out, read_elsewhere
 from graphclone.errors import DestinationError, SizeError, UnknownNameError
 from graphclone.layout import Layout
 from graphclone.plan import Piece, Plan
@@ -58,11 +58,23 @@ class DropBlocks:
     choose: Choice = middle
 
     def __call__(self, plan: Plan, layout: Layout) -> Plan:
+        if not layout.blocks and self.depth != {}:
+            raise SizeError(
+                "the model has no depth to change: no block of it repeats",
+                because="blocks are parts of the graph that follow each other and compute alike; a single one cannot be told from the rest",
+            )
         stacks = {}
         for stack in layout.blocks:
             depth = self._depth(stack, layout)
-            if depth != len(stack):
-                stacks[stack.name] = tuple(self.choose(len(stack), depth))
+            if depth == len(stack):
+                continue
+            stacks[stack.name] = chosen = tuple(self.choose(len(stack), depth))
+            if why := read_elsewhere(stack, chosen):
+                raise SizeError(
+                    f"'{stack.name}' cannot have {depth} blocks ({len(stack)} in the parent)",
+                    because=f"{why}, and the child would not have that block, or several times",
+                    attempt="a model that does not return states, attentions or losses of its blocks, or only other widths",
+                )
         return restacked(plan, layout, stacks)
 
     def _depth(self, stack: Stack, layout: Layout) -> int:
@@ -72,6 +84,8 @@ class DropBlocks:
             if unknown:
                 raise UnknownNameError(f"no stack is called '{unknown.pop()}'", attempt=" or ".join(s.name for s in layout.blocks))
             depth = depth.get(stack.name, len(stack))
+        if not isinstance(depth, (int, float)) or isinstance(depth, bool) or not math.isfinite(depth):
+            raise SizeError(f"'{stack.name}' cannot have {depth!r} blocks", attempt="a whole number, or a share such as 0.5")
         blocks = round(depth * len(stack)) if isinstance(depth, float) else depth
         if blocks < 1:
             raise SizeError(f"'{stack.name}' cannot have {blocks} blocks", attempt="at least one")
@@ -85,6 +99,8 @@ def restacked(plan: Plan, layout: Layout, stacks: Mapping[str, tuple[int, ...]])
     more: dict[str, Piece] = {}
     for stack in layout.blocks:
         chosen = stacks.get(stack.name, tuple(range(len(stack))))
+        if chosen != tuple(range(len(stack))) and (others := left_out(stack, layout.trace.parameters)):
+            plan = plan.remark(f"of '{stack.name}', {', '.join(others)} compute otherwise than the blocks: the child has each of them")
         for index, block in enumerate(stack.blocks):
             names = [str(node.target) for node in block.nodes if node.op == "get_attr"]
             (kept if index in chosen else gone).update(names)

@@ -11,7 +11,8 @@ def whole(layout: Layout) -> Plan:
     """The child that is the parent."""
     sizes = {factor.name: factor.size for factor in layout.factors if factor.slots}
     tensors = {name: Piece(name, tuple(show(axis, _plain) for axis in layout.axes(name))) for name in layout.parameters}
-    return Plan(sizes=sizes, tensors=tensors, aliases=dict(layout.trace.aliases), inputs=layout.trace.inputs)
+    trace = layout.trace
+    return Plan(sizes=sizes, tensors=tensors, aliases=dict(trace.aliases), inputs=trace.inputs, remarks=trace.remarks)
 
 
 def _plain(factor: Factor) -> str:

@@ -48,11 +48,12 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Contraction:
-    """An axis that an op sums over; `operands` are the (node, dim) pairs that carry it."""
+    """An axis that an op sums over; `operands` are the (node, dim) pairs that carry it; `averaged`: the op itself allows for its size."""
 
     node: fx.Node
     axis: Axis
     operands: tuple[tuple[fx.Node, int], ...]
+    averaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Facts:
     """What the rules found out: a type per node, and what analysis needs besides.
 
     `sizes[node][argument, position]` is the axis whose size an integer argument states (position None: a plain integer); `open`
-    are the axes of the inputs whose sizes may vary; `generic` remembers what `ties` found out.
+    are the axes of the inputs whose sizes may vary; `least`, axes of which so many positions have to stay; `generic` remembers what
+    `ties` found out.
     """
 
     types: dict[fx.Node, Any] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class Facts:
     normalised: list[Axis] = field(default_factory=list)
     sizes: dict[fx.Node, dict[tuple[str, int | None], Axis]] = field(default_factory=dict)
     open: list[Axis] = field(default_factory=list)
+    least: list[tuple[Axis, int, Reason]] = field(default_factory=list)
     generic: dict[fx.Node, bool] = field(default_factory=dict)
 
 
@@ -254,14 +257,19 @@ class Op:
         """A new frozen axis."""
         return algebra.factor(size, frozen=Reason(why, self.node))
 
-    def contract(self, axis: Axis, *operands: tuple[str | fx.Node, int]) -> None:
+    def contract(self, axis: Axis, *operands: tuple[str | fx.Node, int], averaged: bool = False) -> None:
         """Say that an axis is summed over, and which dims of which operands carry it."""
         places = tuple((self.args[each] if isinstance(each, str) else each, dim) for each, dim in operands)
-        self.facts.contractions.append(Contraction(self.node, axis, places))
+        self.facts.contractions.append(Contraction(self.node, axis, places, averaged))
 
     def normalise(self, *axes: Axis) -> None:
         """Say that results depend on the axis as a whole (a norm, a softmax, a mean): dropping is not the same as zeroing."""
         self.facts.normalised.extend(axis for axis in axes if axis.size > 1)
+
+    def at_least(self, axis: Axis, count: Any) -> None:
+        """Say that the op needs so many positions of the axis."""
+        count = as_int(count)
+        self.facts.least.append((axis, count, Reason(f"{count} of its positions are chosen", self.node)))
 
     def index(self, name: str, axis: Axis) -> None:
         """Say that the integers of an argument are positions on `axis`."""
@@ -323,12 +331,16 @@ class Op:
 
     def follow(self, results: Sequence[Typed]) -> None:
         """Freeze what an argument states by a size that the graph computes: a child has other sizes, and computes it as before."""
+        stated = self.get("shape", "size") or ()
+        for typed in results if isinstance(stated, (list, tuple)) else ():
+            for axis, size in zip(typed.axes, stated, strict=False):
+                if isinstance(size, fx.Node) and size.meta.get("open") is None:
+                    self.freeze(axis, "a size that is computed from values")
         computed = {each for each in self.node.all_input_nodes if compound(each.meta.get("open"))}
         value = self.node.meta.get("open")
         if not computed or value is None:
             return
         given = {factor for axis in self.facts.open for factor in algebra.factors(axis)}
-        stated = self.get("shape", "size") or ()
         for typed, each in zip(results, value if isinstance(value, (tuple, list)) else (value,), strict=True):
             for dim, (axis, size) in enumerate(zip(typed.axes, each.shape, strict=True)):
                 if compound(size) and (len(stated) != len(typed.axes) or stated[dim] in computed):

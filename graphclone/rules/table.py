@@ -314,6 +314,7 @@ def topk(op: Op) -> list[Typed]:
         return [Typed(())] * 2
     dim = op.dim("dim", len(axes))
     op.contract(axes[dim], ("self", dim))
+    op.at_least(axes[dim], op["k"])
     op.normalise(axes[dim])
     whole = len(op.shape(0)) == len(axes)
     result = (*axes[:dim], *((op.positional(op.shape(0)[dim], "ordered by value"),) if whole else ()), *axes[dim + 1 :])
@@ -474,8 +475,8 @@ def attention(op: Op) -> Axes:
     if op["is_causal"]:
         for axis in (t, s):
             op.freeze(axis, "attention is causal")
-    op.contract(e, ("query", -1), ("key", -1))
-    op.contract(s, ("key", -2), ("value", -2))
+    op.contract(e, ("query", -1), ("key", -1), averaged=op["scale"] is None)
+    op.contract(s, ("key", -2), ("value", -2), averaged=True)
     op.normalise(s)
     if op["scale"] is None:
         op.normalise(e)  # the scale is 1/sqrt of its size

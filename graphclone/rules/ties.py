@@ -31,6 +31,7 @@ _SUMS = _names("add sub rsub")
 _PRODUCTS = _names("mul div multiply divide true_divide")
 _KEEPING = _SMOOTH | _SUMS | _PRODUCTS | _FOLDS | _NORMS
 _READS = _names("embedding index gather index_select take_along_dim")
+_CREATED = _names("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty")  # of a tensor only its shape
 _PROBABILITIES = ("softmax", "_softmax", "_safe_softmax")
 
 
@@ -112,15 +113,38 @@ def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
     """The operands that have to be generic for the result to be so; none if it never is."""
     if node.op != "call_function":
         return
-    name, sources = _name(node), node.all_input_nodes
+    name, sources = _name(node), _read(node)
     if name in _READS:
         yield sources[0]
     elif name == "scaled_dot_product_attention":
         yield sources[2] if len(sources) > 2 else sources[-1]
     elif mixing(node.target):  # probabilities are not all zero, whatever is masked
-        yield from [each for each in sources if not _probabilities(each)] or sources
-    elif _passes(node) or (name in _KEEPING and 0 not in node.args and not _degenerate(node, facts)):
+        values = [each for each in sources if _real(each)]
+        yield from [each for each in values if not _probabilities(each)] or values
+    elif name in _SUMS and 0 not in node.args:  # what a weight has mixed anew cancels nothing, be it zero here and there
+        yield from [each for each in sources if not _mixed(each)] or sources
+    elif _passes(node) or (name in _KEEPING and not (name in _PRODUCTS and 0 in node.args) and not _degenerate(node, facts)):
         yield from sources
+
+
+def _read(node: fx.Node) -> list[fx.Node]:
+    """The operands, but for those that give a shape or a dtype."""
+    like = identity(node.target) or _name(node).endswith("_as")
+    return node.all_input_nodes[: 1 if like else None]
+
+
+def _mixed(node: fx.Node) -> bool:
+    """Whether all that it is made of has come through a linear map, or another product of two tensors."""
+    waiting, seen = [node], {node}
+    while waiting:
+        each = waiting.pop()
+        if each.op != "call_function":
+            return False
+        if not mixing(each.target) and _name(each) not in _CREATED:
+            more = [source for source in _read(each) if _real(source) and source not in seen]
+            waiting += more
+            seen.update(more)
+    return True
 
 
 def _probabilities(node: fx.Node) -> bool:
@@ -131,12 +155,16 @@ def _probabilities(node: fx.Node) -> bool:
 
 def _degenerate(node: fx.Node, facts: Facts) -> bool:
     """What norms and sums over one or two values, or a softmax over one, leave has none of their variety."""
+    if name_of(node.target) == "getitem":
+        return False
     name, op = _name(node), Op(node, facts)
     shape = shape_of(op.node.all_input_nodes[0].meta["val"])
     if name in ("layer_norm", "rms_norm"):
         return bool(math.prod(op["normalized_shape"]) < 3)
     if name == "group_norm":
         return bool(math.prod(shape[1:]) < 3 * op["num_groups"])
+    if name in ("sum", "mean"):
+        return _probabilities(node.all_input_nodes[0])  # they add up to 1
     if name in _FOLDS:
         return math.prod(shape) < 3 * math.prod(op.shape())
     return bool("softmax" in name and shape[op.dim("dim", len(shape))] < 2)

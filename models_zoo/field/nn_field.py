@@ -16,7 +16,10 @@ VOCABULARY, TARGETS, CLASSES = 61, 53, 9
 
 
 class Translator(nn.Module):
-    """torch.nn.Transformer between two embeddings and a head, with a causal mask for the target."""
+    """torch.nn.Transformer between two embeddings and a head, with a causal mask for the target.
+
+    Untold, post-norm, it looks at the mask's values to see whether it is causal, and torch.export cannot; the pre-norm one is told.
+    """
 
     def __init__(self, width: int, heads: int, units: int, depth: int, norm_first: bool, activation: str) -> None:
         super().__init__()
@@ -25,12 +28,13 @@ class Translator(nn.Module):
             width, heads, depth, depth, units, activation=activation, batch_first=True, norm_first=norm_first
         )
         self.head = nn.Linear(width, TARGETS)
+        self.told = True if norm_first else None
 
     def forward(self, source: Tensor, target: Tensor, padding: Tensor) -> Tensor:
         causal = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
         x = self.transformer(
             self.source(source), self.target(target), tgt_mask=causal, src_key_padding_mask=padding,
-            memory_key_padding_mask=padding,
+            memory_key_padding_mask=padding, tgt_is_causal=self.told,
         )  # fmt: skip
         logits: Tensor = self.head(x)
         return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -25,28 +26,27 @@ def example(model: nn.Module) -> Made:
     if case.type in SPECIAL:
         made = SPECIAL[case.type](case)
     else:
-        made |= pictures(case)
-        made |= sounds(case)
-        _text(case, made)
+        made = text_with_images(case)
     for name, maker in _MAKERS.items():
         if name in case.accepts and name not in made and (value := maker(case, made)) is not None:
             made[name] = value
     missing = [name for name in case.required if name not in made]
     if missing:
         raise Unbuildable(f"no maker for the inputs {', '.join(missing)}")
-    return {name: value for name, value in made.items() if name in case.accepts}
+    return {name: value for name, value in made.items() if name in case.accepts and value is not None}
+
+
+def text_with_images(case: Case) -> Made:
+    """What the parameters' names tell: pixels, sounds, and text with a placeholder for each vector of theirs."""
+    made = pictures(case) | sounds(case)
+    _text(case, made)
+    return made
 
 
 def _text(case: Case, made: Made) -> None:
     if "input_ids" not in case.accepts or "input_ids" in made:
         return
-    if "decoder_input_ids" in case.accepts and any(name in made for name in ("input_features", "input_values", "pixel_values")):
-        # the encoder hears or sees, and only the decoder reads; image-text models take both
-        if not _placeholders(case, made):
-            return
     placeholders = _placeholders(case, made)
-    if not placeholders and not _reads(case):
-        return
     batch = PICTURES if made else TEXTS
     ids = case.tokens(batch, LENGTH)
     blocks = [ids[:, :3]]
@@ -69,10 +69,6 @@ def _mask(case: Case, made: Made, batch: int, length: int) -> None:
         made["attention_mask"] = mask
 
 
-def _reads(case: Case) -> bool:
-    return case.config.main_input_name_is_text if hasattr(case.config, "main_input_name_is_text") else True
-
-
 def _placeholders(case: Case, made: Made) -> dict[int, tuple[int, int, int | None, int | None]]:
     """For images (1) and sounds (3): the token, how many in a row, and the tokens around them."""
     found: dict[int, tuple[int, int, int | None, int | None]] = {}
@@ -82,6 +78,8 @@ def _placeholders(case: Case, made: Made) -> dict[int, tuple[int, int, int | Non
     ):
         token = case.size(*names)
         count = _feature_rows(case, method, made) if token is not None else 0
+        if case.type == "qwen2_audio" and kind == 3:  # two strides of two, and no method to ask
+            count = PICTURES * (made["input_features"].shape[-1] // 4)
         if count:
             what = "vision" if kind == 1 else "audio"
             start, end = case.size(f"{what}_start_token_id"), case.size(f"{what}_end_token_id")
@@ -91,17 +89,20 @@ def _placeholders(case: Case, made: Made) -> dict[int, tuple[int, int, int | Non
 
 def _feature_rows(case: Case, method: str, made: Made) -> int:
     """How many vectors the tower hands to the language model: run it and count."""
-    import inspect
-
-    function = next((f for part in (case.model, getattr(case.model, "model", None)) if (f := getattr(part, method, None))), None)
-    if function is None:
+    functions = [function for part in case.model.modules() if (function := getattr(part, method, None))]
+    for function in functions:  # an outer one may leave what it takes to the inner one to name
+        given = {name: value for name, value in made.items() if name in inspect.signature(function).parameters}
+        if not given:
+            continue
+        try:
+            with torch.no_grad():
+                out = function(**given)
+            break
+        except TypeError:
+            if function is functions[-1]:
+                raise
+    else:
         return 0
-    parameters = inspect.signature(function).parameters
-    given = {name: value for name, value in made.items() if name in parameters}
-    if not given:
-        return 0
-    with torch.no_grad():
-        out = function(**given)
     features = getattr(out, "pooler_output", None) if not isinstance(out, Tensor | list | tuple) else out
     if features is None:
         features = out[0]
@@ -111,7 +112,7 @@ def _feature_rows(case: Case, method: str, made: Made) -> int:
 def _rows(features: Any) -> int:
     if isinstance(features, Tensor):
         return features.numel() // features.shape[-1]
-    return sum(_rows(item) for item in features)
+    return sum(_rows(item) for item in features) if isinstance(features, list | tuple) else 0
 
 
 def maker(*names: str) -> Callable[[Callable[[Case, Made], Any]], Callable[[Case, Made], Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import gc
+import inspect
 import json
 import os
 import re
@@ -39,12 +41,14 @@ def attempt(name: str) -> Result:
         result: Result = {"ok": True, "seconds": round(seconds, 3), "parameters": sum(p.numel() for p in model.parameters())}
         if not all(torch.isfinite(tensor).all() for tensor in tensors(out) if tensor.is_floating_point()):
             return result | {"ok": False, "stage": "forward", "reason": "outputs that are not finite"}
+        result |= deaf(model, kwargs, out)
     except Unbuildable as error:
         return {"ok": False, "stage": stage, "unbuildable": True, "reason": str(error)}
     except Exception as error:
         return {"ok": False, "stage": stage, "reason": f"{type(error).__name__}: {error}"[:300], "where": where(error)}
     try:
-        assert tiny.smaller is not None, "no smaller one"
+        if tiny.smaller is None:
+            return result | {"smaller": 0}
         child = tiny.smaller()
         with torch.no_grad():
             child(*args, **kwargs)
@@ -52,6 +56,22 @@ def attempt(name: str) -> Result:
     except Exception as error:
         result |= {"smaller": None, "smaller_reason": f"{type(error).__name__}: {error}"[:300], "where": where(error)}
     return result
+
+
+def deaf(model: Any, kwargs: dict[str, Any], out: Any) -> Result:
+    """Real inputs that change no output, and those that the forward takes but is not fed."""
+    dead = []
+    before = [tensor for tensor in tensors(out) if tensor.is_floating_point()]
+    for name, value in kwargs.items():
+        if value.is_floating_point() and value.ndim > 2:
+            with torch.no_grad():
+                after = [
+                    tensor for tensor in tensors(model(**kwargs | {name: value.flip(-1) * 0.5})) if tensor.is_floating_point()
+                ]
+            if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before, after, strict=False)):
+                dead.append(name)
+    senses = {"pixel_values", "input_features", "input_values"} & set(inspect.signature(model.forward).parameters)
+    return {"dead": dead, "unfed": sorted(senses - set(kwargs))} if dead or senses - set(kwargs) else {}
 
 
 def where(error: BaseException) -> list[str]:
@@ -108,21 +128,33 @@ def run(todo: list[str], jobs: int) -> Iterator[tuple[str, Result]]:
         yield name, collect(reader, status)
 
 
+def preload() -> None:
+    """Import once, before the forks, what nearly every model needs."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    for name in ("hf/llama/LlamaForCausalLM", "hf/vit/ViTForImageClassification", "hf/whisper/WhisperForConditionalGeneration"):
+        attempt(name)
+    gc.collect()
+    gc.freeze()  # so that a child's collector does not touch, and so copy, the parent's memory
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="a regular expression for the names")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--every-head", action="store_true", help="all classes of each type, not only the richest")
+    parser.add_argument("--again", action="store_true", help="only those that failed in the --json of before")
     parser.add_argument("--json", type=Path, help="write the results here; what is there already is kept where not run again")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    import transformers  # once, before the forks
-
-    transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
+    preload()
     todo = [name for name in names(arguments.every_head) if re.search(arguments.only, name)]
     old = arguments.json is not None and arguments.json.exists()
     results: dict[str, Result] = json.loads(arguments.json.read_text()) if old else {}
+    if arguments.again:
+        todo = [name for name in todo if not results.get(name, {}).get("ok") or results[name].get("smaller") is None]
     for name, result in run(todo, arguments.jobs):
         results[name] = result
         if not result["ok"] or result.get("smaller") is None:

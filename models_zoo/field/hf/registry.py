@@ -7,12 +7,20 @@ from typing import Any
 
 # A type's richest class is the one found first in these auto-mappings; the bare model comes last.
 _RICHEST_FIRST = (
-    "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM", "SPEECH_SEQ_2_SEQ", "SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "CAUSAL_LM",
+    "TEXT_TO_WAVEFORM", "TEXT_TO_SPECTROGRAM", "IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM",
+    "SPEECH_SEQ_2_SEQ", "SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "CAUSAL_LM",
     "ZERO_SHOT_OBJECT_DETECTION", "ZERO_SHOT_IMAGE_CLASSIFICATION", "OBJECT_DETECTION", "UNIVERSAL_SEGMENTATION",
     "INSTANCE_SEGMENTATION", "SEMANTIC_SEGMENTATION", "DEPTH_ESTIMATION", "PRETRAINING",
-    "IMAGE_CLASSIFICATION", "VIDEO_CLASSIFICATION", "CTC", "AUDIO_CLASSIFICATION",
+    "IMAGE_CLASSIFICATION", "VIDEO_CLASSIFICATION", "CTC", "AUDIO_CLASSIFICATION", "SEQUENCE_CLASSIFICATION",
+    "TOKEN_CLASSIFICATION", "QUESTION_ANSWERING",
 )  # fmt: skip
-_LAST = ("BACKBONE", "IMAGE", "TEXT_ENCODING", "")
+_LAST = ("MULTIPLE_CHOICE", "DECISION", "BACKBONE", "IMAGE", "TEXT_ENCODING", "")
+
+_PREFERRED = {
+    "flava": "FlavaModel",
+    "sapiens2": "Sapiens2Model",
+    "videomae": "VideoMAEForVideoClassification",
+}  # where the richest one wants targets of a training loss
 
 
 def _rank(mapping: str) -> tuple[int, str]:
@@ -37,6 +45,8 @@ def classes() -> dict[str, tuple[str, ...]]:
         for model_type, value in mappings[mapping].items():
             for name in (value,) if isinstance(value, str) else value:
                 found.setdefault(model_type, {})[name] = None
+    for model_type, name in _PREFERRED.items():
+        found[model_type] = {name: None} | found[model_type]
     return {model_type: tuple(names) for model_type, names in sorted(found.items())}
 
 

@@ -9,9 +9,11 @@ from torch import nn
 
 from models_zoo.entry import Inputs, Tiny, seeded
 from models_zoo.field.hf.case import Unbuildable
+from models_zoo.field.hf.exceptions import has_smaller
 from models_zoo.field.hf.inputs import example
 from models_zoo.field.hf.registry import classes, default_config, model_class
-from models_zoo.field.hf.shrink import shrink
+from models_zoo.field.hf.shrink import nested, shrink
+from models_zoo.field.hf.special import NOT_TENSORS
 
 
 def names(every_head: bool = False) -> list[str]:
@@ -32,7 +34,7 @@ def find(name: str) -> Tiny:
     def inputs() -> Inputs:
         return (), dict(_example(model_type, class_name))
 
-    return Tiny(name, seeded(parent, 0), inputs, seeded(child, 1))
+    return Tiny(name, seeded(parent, 0), inputs, seeded(child, 1) if has_smaller(model_type) else None)
 
 
 @cache
@@ -41,6 +43,8 @@ def _example(model_type: str, class_name: str) -> dict[str, Any]:
 
 
 def _build(model_type: str, class_name: str, half: bool) -> nn.Module:
+    if model_type in NOT_TENSORS:
+        raise Unbuildable(NOT_TENSORS[model_type])
     try:
         architecture = model_class(class_name)
     except (AttributeError, ImportError) as error:
@@ -49,12 +53,16 @@ def _build(model_type: str, class_name: str, half: bool) -> nn.Module:
         default = default_config(model_type)
     except ImportError as error:
         raise Unbuildable(str(error)) from error
+    if architecture.forward is nn.Module.forward:
+        raise Unbuildable(f"{class_name} has no forward")
+    default = next((part for part in nested(default) if type(part) is architecture.config_class), default)
     settings = {} if "QuestionAnswering" in class_name else {"num_labels": 7}
     config = shrink(default, half, **settings)
     try:
-        model: nn.Module = architecture(config)
+        model: Any = architecture(config)
     except ImportError as error:
         raise Unbuildable(str(error)) from error
     if getattr(model, "_can_set_experts_implementation", lambda: False)():
         model.set_experts_implementation("batched_mm")  # plain index and bmm, which export as they are
-    return model
+    built: nn.Module = model
+    return built

@@ -1,0 +1,134 @@
+"""Ask every model of the field, and write CONFORMANCE.md and conformance.json.
+
+python -m models_zoo.conformance                      everything (resumes where it was interrupted)
+python -m models_zoo.conformance --only 'hf/(llama|bert)/'
+python -m models_zoo.conformance --sample             the fixed sample that the tests run
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import re
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from models_zoo import field as zoo
+from models_zoo.conformance.checks import Cell, Row, examine
+from models_zoo.conformance.forks import Ended, forked
+from models_zoo.conformance.page import page
+from models_zoo.conformance.sample import SAMPLE
+
+ROOT = Path(__file__).parent.parent.parent
+Rows = dict[str, dict[str, Any]]
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m models_zoo.conformance", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--only", metavar="PATTERN", help="models whose name matches this regular expression; prints, writes nothing"
+    )
+    parser.add_argument("--sample", action="store_true", help="the fixed sample that the tests run; prints, writes nothing")
+    parser.add_argument(
+        "--every-head", action="store_true", help="every task head of each type of transformers, not the richest one"
+    )
+    parser.add_argument("--onnx", choices=("sample", "all", "none"), default="sample", help="whose child to run in ONNX Runtime")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seconds", type=int, default=120, help="the limit for one model")
+    parser.add_argument("--gigabytes", type=int, default=12, help="the limit for one model (of address space)")
+    parser.add_argument("--fresh", action="store_true", help="begin anew, even where an earlier run was interrupted")
+    parser.add_argument("--again", action="store_true", help="of a complete run, ask those once more that had a ✗")
+    parser.add_argument("-o", "--output", type=Path, default=ROOT, help="the folder of CONFORMANCE.md and conformance.json")
+    return parser.parse_args()
+
+
+def ask(names: list[str], asked: argparse.Namespace, rows: Rows, save: Any) -> None:
+    """Add a row for every name that has none yet."""
+    with_onnx = set(names if asked.onnx == "all" else SAMPLE if asked.onnx == "sample" else ())
+    todo = [name for name in names if name not in rows]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, auto_refresh=False) as bar:  # no thread of its own: this process forks
+        task = bar.add_task("conformance", total=len(names), completed=len(names) - len(todo))
+        bar.refresh()
+        work = forked(todo, lambda name: examine(name, name in with_onnx), asked.jobs, asked.seconds, asked.gigabytes)
+        for name, result in work:
+            row = Row(name, {"build": Cell("✗", result.why)}) if isinstance(result, Ended) else result
+            rows[name] = row.as_dict()
+            for column, cell in row.cells.items():
+                if cell.mark == "✗":
+                    bar.console.print(f"✗ {name} {column}: {cell.note}", markup=False, highlight=False, soft_wrap=True)
+            bar.update(task, advance=1, description=name[:60])
+            bar.refresh()
+            save(rows, False)
+
+
+def warm_up() -> None:
+    """Import and compile, once and before the forks, what every one of them would."""
+    import timm  # noqa: F401
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    for name in ("odd/lambdas", "hf/llama/LlamaForCausalLM"):
+        examine(name)
+    gc.collect()
+    gc.freeze()  # so that the forks share it
+
+
+def main() -> int:
+    asked = arguments()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    warm_up()
+    names = list(SAMPLE) if asked.sample else zoo.names(asked.every_head)
+    names = [name for name in names if not asked.only or re.search(asked.only, name)]
+    if not names:
+        print(f"no model's name matches {asked.only}", file=sys.stderr)
+        return 2
+    store, writes = asked.output / "conformance.json", not (asked.only or asked.sample)
+    old = json.loads(store.read_text()) if writes and store.exists() and not asked.fresh else {}
+    rows: Rows = old["rows"] if old and (asked.again or not old["complete"]) else {}
+    if asked.again:
+        rows = {name: row for name, row in rows.items() if not failed(row)}
+    before, start = old.get("seconds", 0.0) if rows else 0.0, time.time()
+
+    def save(rows: Rows, complete: bool) -> None:
+        if writes:
+            text = json.dumps(
+                {"complete": complete, "seconds": before + time.time() - start, "rows": rows}, indent=1, ensure_ascii=False
+            )
+            (aside := store.with_suffix(".new")).write_text(text + "\n")
+            aside.replace(store)
+
+    try:
+        ask(names, asked, rows, save)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on from here ({len(rows)} of {len(names)} done)", file=sys.stderr)
+        return 130
+    rows = {name: rows[name] for name in names}
+    save(rows, True)
+    text = page(rows, before + time.time() - start)
+    if writes:
+        (asked.output / "CONFORMANCE.md").write_text(text)
+    print(text.partition("\n## Models")[0] if writes else text)
+    return int(any(map(failed, rows.values())))
+
+
+def failed(row: dict[str, Any]) -> bool:
+    return any(cell["mark"] == "✗" for cell in row["cells"].values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""One model through everything that graphclone promises: what passes, what is refused and why, what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import re
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import graphclone as gc
+from graphclone import axes as algebra
+from graphclone.capture import Trace
+from graphclone.errors import GraphcloneError
+from graphclone.execute import fill
+from graphclone.layout import Layout
+from graphclone.verify import Inputs, Verdict, growth, identity, masked_parent, outputs, permutation, two_roads
+from models_zoo import field as zoo
+
+COLUMNS = (
+    "build", "capture", "parity", "permutation", "masked", "growth", "shrink", "shallower", "deeper", "destination", "onnx",
+)  # fmt: skip
+_PATH = re.compile(r"/[\w./+-]*/(?=[\w.-]+)")  # of this machine: it tells a reader nothing
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`mark`: ✓ passed, ✗ wrong or crashed, ○ refused with a reason (a limitation), – does not apply."""
+
+    mark: str
+    note: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class Row:
+    """What came of one model. `free`: the share of the parameters' elements that lie on at least one free axis; `dead`: the share that
+    the example inputs do not reach; `frozen`: the reasons for which the largest frozen axes are so."""
+
+    name: str
+    cells: dict[str, Cell] = field(default_factory=dict)
+    nodes: int = 0
+    parameters: int = 0
+    free: float = 0.0
+    dead: float = 0.0
+    factors: int = 0
+    blocks: str = ""
+    frozen: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(name: str, onnx: bool = False) -> Row:
+    """Every check in turn; one that cannot be made leaves those that need it undone."""
+    row = Row(name)
+    try:
+        tiny = zoo.find(name)
+        model = _timed(row, "build", tiny.build)
+        inputs = _timed(row, "build", tiny.inputs)
+        trace = _timed(row, "capture", lambda: gc.capture(model, *inputs))
+        layout = _timed(row, "capture", lambda: gc.analyze(trace))
+        expected = _timed(row, "parity", lambda: outputs(copy.deepcopy(model), inputs))
+    except _Stopped:
+        return row
+    _describe(row, trace, layout, model)
+    _judged(row, "parity", lambda: identity(trace, layout, inputs, expected))
+    if row.cells["parity"].mark != "✓":
+        return row
+    _judged(row, "permutation", lambda: permutation(trace, layout, inputs, expected, 0))
+    _judged(row, "permutation", lambda: permutation(trace, layout, inputs, expected, 1))
+    _judged(row, "masked", lambda: masked_parent(trace, layout, inputs, 0))
+    _judged(row, "growth", lambda: growth(trace, layout, inputs, expected, 0))
+    _ran(row, "shrink", lambda: _shrunk(layout, model, trace, inputs, expected))
+    for column, depth in (("shallower", 0.5), ("deeper", 2.0)):
+        _ran(row, column, lambda depth=depth: _at_depth(layout, model, trace, inputs, expected, depth))  # type: ignore[misc]
+    if tiny.smaller is None:
+        row.cells["destination"] = Cell("–", "the class has no smaller sizes to give")
+    else:
+        _judged(row, "destination", lambda: _destination(model, tiny.smaller(), trace, layout, inputs))  # type: ignore[misc]
+    if onnx:
+        _ran(row, "onnx", lambda: _onnx(layout, model, trace, inputs))
+    return row
+
+
+class _Stopped(Exception):
+    """Nothing further can be asked."""
+
+
+def _timed(row: Row, column: str, what: Callable[[], Any]) -> Any:
+    start = time.time()
+    try:
+        result = what()
+    except Exception as error:
+        mark = "–" if isinstance(error, zoo.Unbuildable) or type(error).__name__ == "Unbuildable" else "✗"
+        row.cells[column] = Cell(mark, _reason(error), time.time() - start)
+        raise _Stopped from error
+    row.cells[column] = Cell("✓", seconds=row.cells.get(column, Cell("")).seconds + time.time() - start)
+    return result
+
+
+def _judged(row: Row, column: str, what: Callable[[], Verdict]) -> None:
+    """A check that ends in a verdict; what has failed once stays so."""
+
+    def judge() -> Cell:
+        verdict = what()
+        return Cell("✓" if verdict.passed else "✗", "" if verdict.passed else f"differs by {verdict.error:.1e}")
+
+    _attempted(row, column, judge)
+
+
+def _ran(row: Row, column: str, what: Callable[[], str | None]) -> None:
+    """A check that ends in nothing, or says why it does not apply."""
+
+    def run() -> Cell:
+        why = what()
+        return Cell("–", why) if why else Cell("✓")
+
+    _attempted(row, column, run)
+
+
+def _attempted(row: Row, column: str, what: Callable[[], Cell]) -> None:
+    before = row.cells.get(column)
+    if before is not None and before.mark != "✓":
+        return
+    start = time.time()
+    try:
+        cell = what()
+    except GraphcloneError as error:
+        cell = Cell("○", _reason(error))
+    except Exception as error:
+        cell = Cell("✗", _reason(error))
+    row.cells[column] = Cell(cell.mark, cell.note, (before.seconds if before else 0.0) + time.time() - start)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, GraphcloneError):
+        return _PATH.sub("", " · ".join(line.strip() for line in str(error).splitlines()[:2]))[:300]
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    first = _PATH.sub("", (str(error).strip().splitlines() or [""])[0])
+    return f"{type(error).__name__}: {first[:200]} ({last.filename.rsplit('/', 1)[-1]}:{last.lineno})"
+
+
+def _describe(row: Row, trace: Trace, layout: Layout, model: nn.Module) -> None:
+    sizes = {name: trace.state[name].numel() for name in trace.parameters}
+    row.nodes, row.parameters = len(layout.trace.graph.nodes), sum(p.numel() for p in model.parameters())
+    reached, free, why = sum(sizes.values()), 0, dict[str, int]()
+    for name, size in sizes.items():
+        found = [factor for axis in layout.axes(name) for factor in algebra.factors(axis)]
+        if any(factor.frozen is None for factor in found):
+            free += size
+        elif found:
+            reason = str(max(found, key=lambda factor: factor.size).frozen)
+            why[reason] = why.get(reason, 0) + size
+    row.free, row.dead = free / max(reached, 1), 1 - reached / max(row.parameters, 1)
+    row.factors = sum(factor.frozen is None and bool(factor.slots) for factor in layout.factors)
+    row.blocks = "; ".join(map(str, layout.blocks))
+    row.frozen = [
+        f"{100 * size / max(reached, 1):.0f} %: {reason}" for reason, size in sorted(why.items(), key=lambda e: -e[1])[:3]
+    ]
+
+
+def _half(layout: Layout) -> gc.Plan:
+    inner = [f for f in layout.factors if f.frozen is None and f.slots and not f.interface and f.size > 1]
+    return gc.plan(layout, width={factor.name: max(2, -(-factor.size // 2)) for factor in inner})
+
+
+def _run(child: nn.Module, inputs: Inputs, expected: list[torch.Tensor]) -> None:
+    found = outputs(child, inputs)
+    assert [tensor.dim() for tensor in found] == [tensor.dim() for tensor in expected], "outputs of other ranks"
+    assert all(bool(tensor.isfinite().any()) for tensor in found if tensor.numel()), "outputs that are not finite"
+
+
+def _shrunk(layout: Layout, model: nn.Module, trace: Trace, inputs: Inputs, expected: list[torch.Tensor]) -> str | None:
+    made = _half(layout)
+    if not made.keep:
+        return "nothing is free"
+    _run(gc.execute(made, model, trace=trace), inputs, expected)
+    return None
+
+
+def _at_depth(
+    layout: Layout, model: nn.Module, trace: Trace, inputs: Inputs, expected: list[torch.Tensor], depth: float
+) -> str | None:
+    if not layout.blocks:
+        return "no repeated blocks"
+    wanted = {stack.name: max(1, round(depth * len(stack))) for stack in layout.blocks}
+    _run(gc.execute(gc.plan(layout, depth=wanted), model, trace=trace), inputs, expected)
+    return None
+
+
+def _destination(model: nn.Module, child: nn.Module, trace: Trace, layout: Layout, inputs: Inputs) -> Verdict:
+    theirs = gc.analyze(gc.capture(child, *inputs), like=layout.blocks)
+    made = gc.plan(layout, destination=theirs)
+    fill(made, trace.state.__getitem__, child)
+    return two_roads(made, model, child, inputs, trace)
+
+
+def _onnx(layout: Layout, model: nn.Module, trace: Trace, inputs: Inputs) -> str | None:
+    """The half-width child in ONNX Runtime beside PyTorch; `export_onnx` raises where they differ."""
+    from graphclone.export.onnx import export_onnx
+
+    made = _half(layout)
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(gc.execute(made, model, trace=trace), *inputs, Path(folder) / "child.onnx")
+    return None

@@ -54,5 +54,6 @@ test_writing = check(
         ("masked_scatter", "[a] [b], [c]@bool, [n] [d] -> [a] [b] | a=4 c=5 b=5 n=4 d=5", aten.masked_scatter),
         ("one_hot", "n@v -> n v", lambda i, n: aten.one_hot(i, n.v)),
         ("one_hot", "n@?v -> n [v]", lambda i, n: aten.one_hot(i, n.v)),
+        ("one_hot", "[n]@?v -> [m] [c] | n=11 v=3 m=11 c=3", lambda i: aten.one_hot(i)),
     ]
 )

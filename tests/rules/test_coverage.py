@@ -23,6 +23,8 @@ ELSEWHERE = {
     "unsafe_split": "capture writes the sizes of the pieces",
     "unsafe_chunk": "capture writes the sizes of the pieces",
     "where.default": "it is opaque, whatever it is given",
+    "sym_size": "torch.export alone calls it, for open sizes: test_dynamic",
+    "copy": "capture writes it as expand_as",
     "dropout_": "graphs are functional once they are captured",
 }
 

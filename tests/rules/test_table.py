@@ -61,7 +61,6 @@ test_elementwise = check(
         ("pointwise", "a b -> a b", aten.gelu),
         ("where", "a b@bool, b, a 1 -> a b", aten.where),
         ("masked_fill", "a b, b@bool -> a b", lambda x, mask: aten.masked_fill(x, mask, 0.0)),
-        ("copy", "a b, b -> a b", aten.copy),
         ("pointwise", "n@[v] -> n", lambda index: aten.mul(index, 2)),
         ("pointwise", "n@[v], n@[w] -> n", aten.add),
         ("clone", "n@v -> n@v"),

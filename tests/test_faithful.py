@@ -229,7 +229,7 @@ def test_scores_need_values_and_numbers() -> None:
         gc.score_weights(layout)
     with pytest.raises(WeightsError, match="'hidden' are not all numbers"):
         gc.Scores({"hidden": (1.0, float("nan"))})
-    with pytest.raises(SizeError, match="20 units, its scores are 2"):
+    with pytest.raises(SizeError, match="no ranking of its 20 units"):
         gc.plan(layout, width={"hidden": 10}, scores=gc.Scores({"hidden": (1.0, 2.0)}))
 
 

@@ -137,7 +137,7 @@ def test_a_width_or_a_depth_that_is_no_number_is_refused(wanted: Any) -> None:
         gc.plan(layout, depth={"model.layers": wanted})
 
 
-@pytest.mark.parametrize(("scores", "complaint"), [((1.0, 2.0), "there are 2 of them"), ((float("nan"),) * 48, "not a number")])
+@pytest.mark.parametrize(("scores", "complaint"), [((1.0, 2.0), "there are 2 of them"), ((float("inf"),) * 48, "infinite")])
 def test_scores_that_rank_nothing_are_refused(scores: tuple[float, ...], complaint: str) -> None:
     with pytest.raises(SizeError, match="the scores of 'residual' are no ranking of its 48 units") as caught:
         gc.plan(subject("hf/llama").layout, width={"residual": 24}, scores=gc.Scores({"residual": scores}))

@@ -52,7 +52,7 @@ class Shrink:
         if len(values) != factor.size or not all(map(math.isfinite, values)):
             raise SizeError(
                 f"the scores of '{factor.name}' are no ranking of its {factor.size} units",
-                because=f"there are {len(values)} of them" if len(values) != factor.size else "some are infinite or not a number",
+                because=f"there are {len(values)} of them" if len(values) != factor.size else "some are infinite",
                 attempt="scores of this parent",
             )
         return tuple(sorted(sorted(range(factor.size), key=lambda unit: -values[unit])[:size]))

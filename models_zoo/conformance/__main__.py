@@ -115,11 +115,13 @@ def main() -> int:
     try:
         ask(names, asked, rows, save)
     except KeyboardInterrupt:
+        if writes:
+            (asked.output / "CONFORMANCE.md").write_text(page(rows, before + time.time() - start, len(names)))
         print(f"interrupted; the same command goes on from here ({len(rows)} of {len(names)} done)", file=sys.stderr)
         return 130
     rows = {name: rows[name] for name in names}
     save(rows, True)
-    text = page(rows, before + time.time() - start)
+    text = page(rows, before + time.time() - start, len(names))
     if writes:
         (asked.output / "CONFORMANCE.md").write_text(text)
     print(text.partition("\n## Models")[0] if writes else text)

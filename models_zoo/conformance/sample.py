@@ -9,7 +9,7 @@ _HF = """
     bert/BertForMaskedLM albert/AlbertForMaskedLM deberta-v2/DebertaV2ForMaskedLM fnet/FNetForMaskedLM mpnet/MPNetForMaskedLM
     convbert/ConvBertForMaskedLM funnel/FunnelForMaskedLM modernbert/ModernBertForMaskedLM xlnet/XLNetLMHeadModel
     t5/T5ForConditionalGeneration bart/BartForConditionalGeneration prophetnet/ProphetNetForConditionalGeneration
-    whisper/WhisperForConditionalGeneration wav2vec2/Wav2Vec2ForPreTraining vits/VitsModel
+    whisper/WhisperForConditionalGeneration wav2vec2/Wav2Vec2ForPreTraining
     vit/ViTForImageClassification swin/SwinForImageClassification swinv2/Swinv2ForImageClassification
     levit/LevitForImageClassification convnextv2/ConvNextV2ForImageClassification segformer/SegformerForSemanticSegmentation
     clip/CLIPModel llava/LlavaForConditionalGeneration perceiver/PerceiverForMaskedLM patchtst/PatchTSTForClassification

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,3 +119,24 @@ def test_inputs_are_kept_as_data_and_made_again(name: str) -> None:
     again = describe(args, kwargs)
     assert again == it.trace.inputs
     outputs(it.model, (args, kwargs))  # they run
+
+
+class Remembers(nn.Module):
+    """It keeps a table, outside of any module, that its first forward works out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.kept = nn.Linear(4, 3), SimpleNamespace()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self.kept, "table"):
+            self.kept.table = torch.arange(4) * 0.5
+        return self.linear(x + self.kept.table)
+
+
+def test_capture_leaves_nothing_of_its_own_in_the_model() -> None:
+    model, x = Remembers(), torch.randn(2, 4)
+    trace = gc.capture(model, (x,))
+    assert not hasattr(model.kept, "table")
+    assert model(x).shape == (2, 3)
+    assert trace.state["linear.weight"].data_ptr() == model.linear.weight.data_ptr()  # the tensors are shared, not copied

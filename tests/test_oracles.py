@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import graphclone as gc
 from graphclone.rules.op import Op
@@ -165,3 +166,25 @@ def test_no_oracle_raises_a_false_alarm(kind: type[torch.nn.Module]) -> None:
     torch.manual_seed(0)
     verdicts = gc.verify(kind(), (torch.randn(3, 11, 28),))
     assert verdicts.passed, verdicts
+
+
+class Sinusoid(nn.Module):
+    """A table that the class works out for its own width, and does not save."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(5, width), nn.Linear(width, 3)
+        self.register_buffer("table", torch.sin(torch.arange(width) / width), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x) + self.table)
+
+
+def test_two_roads_take_what_the_destination_works_out_itself_and_nothing_else() -> None:
+    parent, x = Sinusoid(12), torch.randn(7, 5)
+    child, report = gc.subclone(parent, Sinusoid(6), (x,))
+    assert report.filled.differing == ("table",)
+    assert two_roads(report.plan, parent, child, ((x,), {})).passed
+    with torch.no_grad():
+        child.up.weight.copy_(child.up.weight.flip(0))
+    assert not two_roads(report.plan, parent, child, ((x,), {})).passed

@@ -160,7 +160,7 @@ def as_int(value: Any) -> int:
     if isinstance(value, fx.Node):
         value = value.meta["val"]
     if isinstance(value, torch.SymInt):
-        value = value.node.hint
+        value = value.node.maybe_as_int() if value.node.hint is None else value.node.hint
     if value is None:
         raise Opaque("one of its numbers depends on values")
     return int(value)

@@ -128,7 +128,7 @@ def _timed(row: Row, column: str, what: Callable[[], Any]) -> Any:
     try:
         result = what()
     except Exception as error:
-        mark = "–" if isinstance(error, zoo.Unbuildable) or type(error).__name__ == "Unbuildable" else "✗"
+        mark = "–" if isinstance(error, zoo.Unbuildable) else "✗"
         row.cells[column] = Cell(mark, _reason(error), time.time() - start)
         raise _Stopped from error
     row.cells[column] = Cell("✓", seconds=row.cells.get(column, Cell("")).seconds + time.time() - start)

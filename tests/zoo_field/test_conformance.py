@@ -67,7 +67,7 @@ def _work(name: str) -> str:
 @pytest.mark.parametrize(("name", "why"), [("slow", "more than 1 s"), ("hungry", "without a result"), ("crash", "signal")])
 def test_a_process_that_hangs_eats_or_crashes_is_one_row(name: str, why: str) -> None:
     results = dict(forked(["a", name, "b"], _work, jobs=2, seconds=1, gigabytes=64))
-    assert results["a"], results["b"] == ("A", "B")
+    assert (results["a"], results["b"]) == ("A", "B")
     assert isinstance(results[name], Ended)
     assert why in results[name].why
 

@@ -16,10 +16,6 @@ TEXTS, LENGTH, TARGET = 3, 11, 7  # text only
 PICTURES = 2  # a batch of 3 would look like colours
 
 
-class Unbuildable(Exception):
-    """No tiny model, or no inputs of tensors for it; the message says why."""
-
-
 @dataclass(frozen=True)
 class Case:
     model: nn.Module

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models_zoo.entry import integers, reals
-from models_zoo.field.hf.case import LENGTH, PICTURES, TARGET, TEXTS, Case, Unbuildable
+from models_zoo.entry import Unbuildable, integers, reals
+from models_zoo.field.hf.case import LENGTH, PICTURES, TARGET, TEXTS, Case
 from models_zoo.field.hf.pictures import pictures
 from models_zoo.field.hf.sounds import sounds
 from models_zoo.field.hf.special import SPECIAL

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from models_zoo.entry import Inputs, Tiny, seeded
-from models_zoo.field.hf.case import Unbuildable
+from models_zoo.entry import Inputs, Tiny, Unbuildable, seeded
 from models_zoo.field.hf.exceptions import has_smaller
 from models_zoo.field.hf.inputs import example
 from models_zoo.field.hf.registry import classes, default_config, model_class

@@ -22,12 +22,16 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
+from graphclone import decided
+from graphclone.decided import MARK, deciding
 from graphclone.dynamic import Dynamic, Open, at_sizes, compound, settle, shapes_for
+from graphclone.eased import eased
 from graphclone.errors import CaptureError
 from graphclone.faithful import detach_no_grad, own_backwards, remarks, uncached
 from graphclone.inputs import describe
 from graphclone.unbacked import make_concrete
 
+_ASSERT = torch.ops.aten._assert_scalar.default
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}  # higher-order op → where its sub-graph stands
 
 
@@ -86,18 +90,19 @@ def capture(
     **Raises** `CaptureError` with the place in the model that torch.export cannot trace.
     """
     backwards: list[str] = []
+    dropped: list[str] = []
     if isinstance(model, ExportedProgram):
         program = model
     else:
         traced = _twin(model)
         with own_backwards(backwards):
-            program = _export(traced, args, dict(kwargs or {}), dynamic)
-        program = uncached(program, traced, lambda: _export(traced, args, dict(kwargs or {}), dynamic))
+            program = _export(traced, args, dict(kwargs or {}), dynamic, dropped)
+        program = uncached(program, traced, lambda: _export(traced, args, dict(kwargs or {}), dynamic, dropped))
     detach_no_grad(program)
     if any(_rewrites(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
         program = _functional(program)
     trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)))
-    return replace(trace, remarks=tuple(remarks(program, trace.unused, backwards)))
+    return replace(trace, remarks=tuple(remarks(program, trace.unused, backwards, dropped)))
 
 
 def _twin(model: nn.Module) -> nn.Module:
@@ -111,15 +116,24 @@ def _twin(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic) -> ExportedProgram:
+def _export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic, dropped: list[str]
+) -> ExportedProgram:
     try:
         shapes = shapes_for(dynamic, model, args, kwargs)
         with (
-            _use_lazy_graph_module(True),
+            _use_lazy_graph_module(True),  # nobody runs torch's modules on the way: a quarter of the time
             warnings.catch_warnings(),
-        ):  # nobody runs torch's modules on the way: a quarter of the time
+            eased(model, dropped),
+        ):
             warnings.filterwarnings("ignore", "The tensor attribute")  # what a model keeps for its next run, torch restores
-            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            try:
+                return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            except Exception:
+                if dynamic:
+                    raise
+            with deciding(model, args, kwargs):
+                return torch.export.export(model, args, kwargs, strict=False)
     except Exception as error:
         where = source_line(str(error)) or _last_frame(error)
         raise CaptureError(
@@ -161,7 +175,7 @@ def _last_frame(error: BaseException) -> str | None:
     where, trace = None, error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if f"{'torch'}/" not in name.replace("\\", "/") and name != __file__:
+        if f"{'torch'}/" not in name.replace("\\", "/") and name not in (__file__, decided.__file__):
             where = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return where
@@ -250,7 +264,7 @@ def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tup
 
 def prune(graph: fx.Graph) -> None:
     """Remove what no output needs. (FX by itself would keep whatever may draw random numbers, attention and dropout among it.)"""
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output") or node.target is _ASSERT)
 
 
 def _copy(old: fx.Node, owner: fx.GraphModule, graph: fx.Graph, env: dict[fx.Node, Any], modules: dict[fx.Node, str]) -> None:
@@ -270,12 +284,29 @@ def _copy(old: fx.Node, owner: fx.GraphModule, graph: fx.Graph, env: dict[fx.Nod
             because="which of its branches or how many of its turns run is known only when the model runs",
             attempt="torch.where in place of torch.cond, a Python loop in place of a scan or a while_loop",
         )
+    elif old.target is _ASSERT:
+        if old.args[1] == MARK:
+            _assert_decided(old, graph, env)
     elif "_assert_tensor_metadata" in str(old.target) or old.op == "call_module":
         pass  # checks that would forbid the child another dtype or device
     else:
         env[old] = new = explicit(graph.node_copy(old, env.__getitem__))
         stack = list((old.meta.get("nn_module_stack") or {}).values())
         modules[new] = re.sub(r"@\d+$", "", stack[-1][0]) if stack else ""
+
+
+def _assert_decided(old: fx.Node, graph: fx.Graph, env: dict[fx.Node, Any]) -> None:
+    """An assertion of `graphclone.decided`, with words for whoever gives a child inputs that decide otherwise."""
+    condition: Any = old.args[0]
+    equal, negated = condition.target is operator.eq, condition.target is torch.sym_not
+    source = condition.args[0] if equal or negated else condition
+    env[condition].meta["val"] = True
+    env[source].meta["val"] = value = condition.args[1] if equal else not negated
+    asked = source.args[0] if source.target is torch.ops.aten.sym_size.int else source
+    where = source_line(asked.meta.get("stack_trace"))
+    place = f" at {where}" if where else ""
+    told = f"the model was traced with inputs for which it computes {value}{place}: a graph of it cannot take others"
+    graph.call_function(_ASSERT, (env[condition], told)).meta["val"] = None
 
 
 def explicit(node: fx.Node) -> fx.Node:

@@ -12,6 +12,7 @@ from torch.autograd import Function
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from graphclone.decided import MARK
 from graphclone.errors import CaptureError
 
 _LARGE = 0.05  # the share of parameters without effect that is worth a word
@@ -106,8 +107,16 @@ def _baked(program: ExportedProgram) -> tuple[str, str] | None:
     return None
 
 
-def remarks(program: ExportedProgram, dead: Sequence[str], backwards: Sequence[str]) -> Iterator[str]:
-    """What a reader should know of a trace. `dead`: tensors without effect; `backwards`: what `own_backwards` found."""
+def remarks(program: ExportedProgram, dead: Sequence[str], backwards: Sequence[str], dropped: Sequence[str]) -> Iterator[str]:
+    """What a reader should know of a trace. `dead`: tensors without effect; `backwards`: what `own_backwards` found; `dropped`: the
+    classes of outputs that are left out."""
+    for name in dict.fromkeys(dropped):
+        yield f"an output is a {name}, which a graph cannot hold: a rewritten graph returns None in its place"
+    if decided := sum(node.args[1:] == (MARK,) for node in program.graph.nodes):
+        yield (
+            f"what the model computes depends on {decided} values of the example inputs (sizes of images, masks): a rewritten graph "
+            "takes inputs in which these are the same, and refuses others"
+        )
     for name in dict.fromkeys(backwards):
         yield f"'{name}' has a backward of its own: in a rewritten graph its gradient is that of its forward"
     if moved := sorted(set(program.graph_signature.buffers_to_mutate.values())):

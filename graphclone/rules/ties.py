@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
 from torch import fx
 
 from graphclone import axes as algebra
@@ -155,7 +156,7 @@ def _probabilities(node: fx.Node) -> bool:
 
 def _degenerate(node: fx.Node, facts: Facts) -> bool:
     """What norms and sums over one or two values, or a softmax over one, leave has none of their variety."""
-    if name_of(node.target) == "getitem":
+    if not isinstance(node.target, torch._ops.OpOverload):  # getitem, or arithmetic on sizes
         return False
     name, op = _name(node), Op(node, facts)
     shape = shape_of(op.node.all_input_nodes[0].meta["val"])

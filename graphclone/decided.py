@@ -1,0 +1,154 @@
+"""Values that decide what a model computes (`int(grid[0])`, `if mask.any()`): worked out while it is traced, and held in the graph.
+
+torch.export does not know them, and stops. Those that follow from the inputs without any parameter are the same in every child: they
+are worked out from the example inputs, by running so much of the graph as stands already, and the graph asserts them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import SymBool, SymFloat, SymInt, Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
+
+MARK = "graphclone: decided"  # the message of an assertion that this module has written
+
+
+@contextlib.contextmanager
+def deciding(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """While this lasts, torch.export knows every value and size that follows from these inputs, and asserts it in its graph.
+
+    Those that a parameter or a draw of random numbers has a part in stay unknown to it.
+    """
+    given = ProxyTorchDispatchMode.__torch_dispatch__
+    trained = [None for _ in model.named_parameters(remove_duplicate=False)]
+    buffers = [buffer for _, buffer in model.named_buffers(remove_duplicate=False)]
+    inputs = [*trained, *buffers, *pytree.tree_leaves((args, dict(kwargs)))]
+    graphs: dict[fx.Graph, _Values] = {}
+
+    def dispatch(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tracer = mode.tracer
+        before = next(reversed(tracer.graph.nodes), None)
+        result = given(mode, func, types, args, kwargs)
+        if not any(map(_undecided, pytree.tree_leaves(result))):
+            return result
+        values = graphs.setdefault(tracer.graph, _Values(tracer.graph, tracer.root, inputs))
+        values.catch_up()
+        node = before.next if before is not None else next(iter(tracer.graph.nodes))
+        if node.target is not func or node not in values:
+            return result
+        with mode:
+            return _decide(tracer, node, result, values[node])
+
+    ProxyTorchDispatchMode.__torch_dispatch__ = dispatch  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        ProxyTorchDispatchMode.__torch_dispatch__ = given  # type: ignore[method-assign]
+
+
+def _undecided(value: Any) -> bool:
+    sizes: tuple[Any, ...] = tuple(value.shape) if isinstance(value, Tensor) else (value,)
+    return any(isinstance(size, (SymInt, SymFloat, SymBool)) and bool(free_unbacked_symbols(size)) for size in sizes)
+
+
+def _decide(tracer: Any, node: fx.Node, result: Any, value: Any) -> Any:
+    """The result of a call, with the sizes of its tensors known; in place of a number, the number."""
+    if isinstance(result, (tuple, list)):
+        parts = [_call(tracer, operator.getitem, (node, index), each) for index, each in enumerate(result)]
+        return type(result)(_decide(tracer, *each) for each in zip(parts, result, value, strict=True))
+    if not _undecided(result):
+        return result
+    if not isinstance(result, Tensor):
+        _check(result, value)
+        _assert(tracer, node, value)
+        return value
+    for dim, (size, found) in enumerate(zip(result.shape, value.shape, strict=True)):
+        if _undecided(size):
+            _check(size, found)
+            _assert(tracer, _call(tracer, torch.ops.aten.sym_size.int, (node, dim), found), found)
+    return result
+
+
+def _call(tracer: Any, target: Any, args: tuple[Any, ...], value: Any) -> fx.Node:
+    node: fx.Node = tracer.create_node("call_function", target, args, {})
+    node.meta["val"] = value
+    return node
+
+
+def _check(symbol: Any, value: Any) -> None:
+    """Tell torch, so that it has no more questions."""
+    if isinstance(symbol, SymBool):
+        torch._check(symbol if value else torch.sym_not(symbol))  # type: ignore[no-untyped-call]
+    elif isinstance(symbol, SymInt):
+        torch._check(symbol == value)  # type: ignore[no-untyped-call]
+
+
+def _assert(tracer: Any, node: fx.Node, value: Any) -> None:
+    """Tell whoever runs the graph."""
+    if isinstance(value, bool):
+        same = node if value else _call(tracer, torch.sym_not, (node,), True)
+    else:
+        same = _call(tracer, operator.eq, (node, value), True)
+    _call(tracer, torch.ops.aten._assert_scalar.default, (same, MARK), None)
+
+
+class _Values(dict[fx.Node, Any]):
+    """What the nodes of a growing graph are on the example inputs, as far as no parameter and no chance has a part in it."""
+
+    def __init__(self, graph: fx.Graph, root: Any, inputs: Sequence[Any]) -> None:
+        self.nodes, self.root, self.inputs = graph.nodes, root, inputs
+        self.last: fx.Node | None = None
+
+    def catch_up(self) -> None:
+        if self.last is None:
+            places = [node for node in self.nodes if node.op == "placeholder"]
+            if len(places) == len(self.inputs):
+                given = zip(places, self.inputs, strict=True)
+                self.update((place, value) for place, value in given if not (value is None or _empty(value)))
+        node = next(iter(self.nodes)) if self.last is None else self.last.next
+        with _disable_current_modes(), torch.no_grad():
+            while node.op != "root":
+                self._run(node)
+                self.last, node = node, node.next
+
+    def _run(self, node: fx.Node) -> None:
+        if node.op == "get_attr":
+            constant = operator.attrgetter(str(node.target))(self.root)
+            if isinstance(constant, Tensor) and not _empty(constant):
+                self[node] = constant
+        elif node.op == "call_function" and all(each in self for each in node.all_input_nodes) and not _draws(node):
+            with contextlib.suppress(Exception):  # then it is not known
+                args, kwargs = fx.map_arg((node.args, node.kwargs), self.__getitem__)
+                self[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        if node.op == "call_function" and node not in self:
+            self._forget_written(node)
+
+    def _forget_written(self, node: fx.Node) -> None:
+        """What something unknown was written into is unknown, and so is every view of it."""
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return
+        schema = node.target._schema.arguments
+        given = {**dict(zip((each.name for each in schema), node.args, strict=False)), **node.kwargs}
+        for argument in schema:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for written in (each for each in pytree.tree_leaves(given.get(argument.name)) if each in self):
+                    storage = self[written].untyped_storage()._cdata
+                    for other in [o for o, v in self.items() if isinstance(v, Tensor) and v.untyped_storage()._cdata == storage]:
+                        del self[other]
+
+
+def _empty(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_meta or isinstance(value, FakeTensor))
+
+
+def _draws(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags

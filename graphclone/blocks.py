@@ -282,7 +282,10 @@ def _stack(trace: Trace, flow: Flow, run: Run) -> Stack:
             tuple(trace.state[name].shape for *_, name in uses),
             tuple(sorted(flow.order[s] for s in outside if s.op != "get_attr")),
         )
-        name = _common(str(node.target) for node in nodes if node.op == "get_attr") or f"block.{index}"
+        read = (
+            str(node.target) for node in nodes if node.op == "get_attr"
+        )  # tables too, which all blocks share but a single one
+        name = _common(name for *_, name in uses) or _common(read) or f"block.{index}"
         blocks.append(Block(name, kinds.setdefault(key, len(kinds)), entry, exit, tuple(nodes), uses))
     names = [block.name for block in blocks]
     if len(set(names)) < len(names):  # blocks that share their parameters

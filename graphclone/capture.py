@@ -23,7 +23,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
 from graphclone import decided
-from graphclone.decided import MARK, deciding
+from graphclone.decided import ASSERT, MARK, deciding
 from graphclone.dynamic import Dynamic, Open, at_sizes, compound, settle, shapes_for
 from graphclone.eased import eased
 from graphclone.errors import CaptureError
@@ -31,7 +31,6 @@ from graphclone.faithful import detach_no_grad, own_backwards, remarks, uncached
 from graphclone.inputs import describe
 from graphclone.unbacked import make_concrete
 
-_ASSERT = torch.ops.aten._assert_scalar.default
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}  # higher-order op → where its sub-graph stands
 
 
@@ -264,7 +263,7 @@ def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tup
 
 def prune(graph: fx.Graph) -> None:
     """Remove what no output needs. (FX by itself would keep whatever may draw random numbers, attention and dropout among it.)"""
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output") or node.target is _ASSERT)
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output") or node.target is ASSERT)
 
 
 def _copy(old: fx.Node, owner: fx.GraphModule, graph: fx.Graph, env: dict[fx.Node, Any], modules: dict[fx.Node, str]) -> None:
@@ -284,7 +283,7 @@ def _copy(old: fx.Node, owner: fx.GraphModule, graph: fx.Graph, env: dict[fx.Nod
             because="which of its branches or how many of its turns run is known only when the model runs",
             attempt="torch.where in place of torch.cond, a Python loop in place of a scan or a while_loop",
         )
-    elif old.target is _ASSERT:
+    elif old.target is ASSERT:
         if old.args[1] == MARK:
             _assert_decided(old, graph, env)
     elif "_assert_tensor_metadata" in str(old.target) or old.op == "call_module":
@@ -306,7 +305,7 @@ def _assert_decided(old: fx.Node, graph: fx.Graph, env: dict[fx.Node, Any]) -> N
     where = source_line(asked.meta.get("stack_trace"))
     place = f" at {where}" if where else ""
     told = f"the model was traced with inputs for which it computes {value}{place}: a graph of it cannot take others"
-    graph.call_function(_ASSERT, (env[condition], told)).meta["val"] = None
+    graph.call_function(ASSERT, (env[condition], told)).meta["val"] = None
 
 
 def explicit(node: fx.Node) -> fx.Node:

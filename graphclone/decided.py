@@ -19,7 +19,9 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
+ASSERT = torch.ops.aten._assert_scalar.default
 MARK = "graphclone: decided"  # the message of an assertion that this module has written
+_CONSTANT = f"{MARK} by constants"  # torch wants to be told again when it goes over the graph; nobody else has to be
 
 
 @contextlib.contextmanager
@@ -46,7 +48,7 @@ def deciding(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         if node.target is not func or node not in values:
             return result
         with mode:
-            return _decide(tracer, node, result, values[node])
+            return _decide(tracer, node, result, values[node], MARK if node in values.varying else _CONSTANT)
 
     ProxyTorchDispatchMode.__torch_dispatch__ = dispatch  # type: ignore[assignment, method-assign]
     try:
@@ -60,21 +62,21 @@ def _undecided(value: Any) -> bool:
     return any(isinstance(size, (SymInt, SymFloat, SymBool)) and bool(free_unbacked_symbols(size)) for size in sizes)
 
 
-def _decide(tracer: Any, node: fx.Node, result: Any, value: Any) -> Any:
+def _decide(tracer: Any, node: fx.Node, result: Any, value: Any, mark: str) -> Any:
     """The result of a call, with the sizes of its tensors known; in place of a number, the number."""
     if isinstance(result, (tuple, list)):
         parts = [_call(tracer, operator.getitem, (node, index), each) for index, each in enumerate(result)]
-        return type(result)(_decide(tracer, *each) for each in zip(parts, result, value, strict=True))
+        return type(result)(_decide(tracer, *each, mark) for each in zip(parts, result, value, strict=True))
     if not _undecided(result):
         return result
     if not isinstance(result, Tensor):
         _check(result, value)
-        _assert(tracer, node, value)
+        _assert(tracer, node, value, mark)
         return value
     for dim, (size, found) in enumerate(zip(result.shape, value.shape, strict=True)):
         if _undecided(size):
             _check(size, found)
-            _assert(tracer, _call(tracer, torch.ops.aten.sym_size.int, (node, dim), found), found)
+            _assert(tracer, _call(tracer, torch.ops.aten.sym_size.int, (node, dim), found), found, mark)
     return result
 
 
@@ -92,13 +94,13 @@ def _check(symbol: Any, value: Any) -> None:
         torch._check(symbol == value)  # type: ignore[no-untyped-call]
 
 
-def _assert(tracer: Any, node: fx.Node, value: Any) -> None:
+def _assert(tracer: Any, node: fx.Node, value: Any, mark: str) -> None:
     """Tell whoever runs the graph."""
     if isinstance(value, bool):
         same = node if value else _call(tracer, torch.sym_not, (node,), True)
     else:
         same = _call(tracer, operator.eq, (node, value), True)
-    _call(tracer, torch.ops.aten._assert_scalar.default, (same, MARK), None)
+    _call(tracer, ASSERT, (same, mark), None)
 
 
 class _Values(dict[fx.Node, Any]):
@@ -107,6 +109,7 @@ class _Values(dict[fx.Node, Any]):
     def __init__(self, graph: fx.Graph, root: Any, inputs: Sequence[Any]) -> None:
         self.nodes, self.root, self.inputs = graph.nodes, root, inputs
         self.last: fx.Node | None = None
+        self.varying: set[fx.Node] = set()  # what an input or a buffer has a part in
 
     def catch_up(self) -> None:
         if self.last is None:
@@ -114,6 +117,7 @@ class _Values(dict[fx.Node, Any]):
             if len(places) == len(self.inputs):
                 given = zip(places, self.inputs, strict=True)
                 self.update((place, value) for place, value in given if not (value is None or _empty(value)))
+                self.varying.update(self)
         node = next(iter(self.nodes)) if self.last is None else self.last.next
         with _disable_current_modes(), torch.no_grad():
             while node.op != "root":
@@ -129,21 +133,25 @@ class _Values(dict[fx.Node, Any]):
             with contextlib.suppress(Exception):  # then it is not known
                 args, kwargs = fx.map_arg((node.args, node.kwargs), self.__getitem__)
                 self[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        if not self.varying.isdisjoint(node.all_input_nodes):
+            self.varying.update([node, *self._written(node)])
         if node.op == "call_function" and node not in self:
-            self._forget_written(node)
+            for each in self._written(node):
+                del self[each]
 
-    def _forget_written(self, node: fx.Node) -> None:
-        """What something unknown was written into is unknown, and so is every view of it."""
-        if not isinstance(node.target, torch._ops.OpOverload):
-            return
+    def _written(self, node: fx.Node) -> list[fx.Node]:
+        """What a call writes into, and every view of it."""
+        if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+            return []
         schema = node.target._schema.arguments
         given = {**dict(zip((each.name for each in schema), node.args, strict=False)), **node.kwargs}
-        for argument in schema:
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                for written in (each for each in pytree.tree_leaves(given.get(argument.name)) if each in self):
-                    storage = self[written].untyped_storage()._cdata
-                    for other in [o for o, v in self.items() if isinstance(v, Tensor) and v.untyped_storage()._cdata == storage]:
-                        del self[other]
+        targets = [given.get(each.name) for each in schema if each.alias_info is not None and each.alias_info.is_write]
+        storages = {_storage(self[each]) for each in pytree.tree_leaves(targets) if each in self}
+        return [each for each, value in self.items() if isinstance(value, Tensor) and _storage(value) in storages]
+
+
+def _storage(value: Tensor) -> int:
+    return int(value.untyped_storage()._cdata)
 
 
 def _empty(value: Any) -> bool:

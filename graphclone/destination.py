@@ -19,6 +19,7 @@ from graphclone import axes as algebra
 from graphclone.axes import Concat
 from graphclone.blocks import Block, Stack
 from graphclone.capture import source_line
+from graphclone.decided import ASSERT
 from graphclone.errors import DestinationError, PlanError
 from graphclone.execute.graph import child_graph
 from graphclone.fitting import Equation, fit, matched
@@ -125,7 +126,7 @@ class Aligned:
 
 def _align(ours: Iterable[fx.Node], theirs: Iterable[fx.Node], name: Callable[[fx.Node], str]) -> Aligned | None:
     """None where they are not the same ops on the same values; casts and dropout apart. `name`: what a tensor is called in the plan."""
-    first, second = ([n for n in nodes if n.op != "get_attr" and not identity(n.target)] for nodes in (ours, theirs))
+    first, second = ([n for n in _computing(nodes) if not identity(n.target)] for nodes in (ours, theirs))
     if [n.target for n in first if n.op == "call_function"] != [n.target for n in second if n.op == "call_function"]:
         return None
     found = dict(zip(first, second, strict=False))
@@ -140,6 +141,18 @@ def _align(ours: Iterable[fx.Node], theirs: Iterable[fx.Node], name: Callable[[f
             elif found.setdefault(x, y) is not y:
                 return None
     return Aligned(list(found.items()), list(tensors))
+
+
+def _computing(nodes: Iterable[fx.Node]) -> list[fx.Node]:
+    """What computes something, in order: no parameter, and nothing that is asserted only."""
+    idle: set[fx.Node] = set()
+    kept = []
+    for node in reversed(list(nodes)):
+        if node.target is ASSERT or (node.op == "call_function" and node.users and idle.issuperset(node.users)):
+            idle.add(node)
+        elif node.op != "get_attr":
+            kept.append(node)
+    return kept[::-1]
 
 
 def _through(node: fx.Node) -> fx.Node:
@@ -157,7 +170,7 @@ def _graphs(parent: Layout, child: Layout, plan: Plan) -> tuple[Aligned | None, 
     if found := _align(graph.nodes, child.trace.graph.nodes, lambda node: str(node.target)):
         return found, ""
     ours, theirs = (
-        Counter(name_of(n.target) for n in each.nodes if n.op == "call_function" and not identity(n.target))
+        Counter(name_of(n.target) for n in _computing(each.nodes) if n.op == "call_function" and not identity(n.target))
         for each in (graph, child.trace.graph)
     )
     sides = ((ours - theirs, "the parent"), (theirs - ours, "the destination"))

@@ -26,6 +26,7 @@ from graphclone.axes import Factor
 from graphclone.capture import Trace, at_other_sizes, capture, source_line
 from graphclone.dynamic import Dynamic, resized
 from graphclone.execute import execute
+from graphclone.execute.destination import held
 from graphclone.execute.graph import Child, build, resize, select
 from graphclone.execute.memory import pick
 from graphclone.faithful import draws
@@ -315,12 +316,13 @@ def _share(child: Child, name: str, dim: int, axis: algebra.Axis, keep: Keep, su
 
 
 def two_roads(plan: Plan, parent: nn.Module, child: nn.Module, inputs: Inputs, trace: Trace | None = None) -> Verdict:
-    """Buffers that the destination works out by itself (it would do so again on loading) are the graph's as well."""
+    """Tensors that the destination works out by itself (it would do so again on loading) are the graph's as well."""
     rewritten = execute(plan, parent, trace=trace)
-    own, kept = dict(child.named_buffers()), child.state_dict().keys()
+    saved = child.state_dict().keys()
     for name, buffer in rewritten.named_buffers():
-        if name in own and name not in kept and own[name].shape == buffer.shape:
-            buffer.copy_(own[name])
+        own = held(child, name) if name not in saved else None
+        if own is not None and own.shape == buffer.shape:
+            buffer.copy_(own)
     return _verdict(
         "two roads", outputs(child, inputs), outputs(rewritten.train(child.training), inputs), f"{len(plan.tensors)} tensors"
     )

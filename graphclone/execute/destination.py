@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ class Filled:
 
     - `filled`: tensor of the destination → tensor of the parent;
     - `fresh`: parameters that nothing in the parent corresponds to: they are as their class initialised them;
-    - `differing`: buffers that the destination computes by itself, and not as the parent has them;
+    - `differing`: unsaved tensors that the destination computes by itself, and not as the parent has them;
     - `remarks`: what a reader should know.
     """
 
@@ -41,7 +42,7 @@ class Filled:
 def fill(plan: Plan, fetch: Callable[[str], Tensor], destination: nn.Module) -> Filled:
     """Write the plan's tensors into the destination, in its own dtype and on its own device.
 
-    Parameters and persistent buffers are filled; other buffers are the class's own business (it would compute them again on loading),
+    Parameters and persistent buffers are filled; other tensors are the class's own business (it would compute them again on loading),
     and where they differ from the parent's, the report says so.
 
     **Arguments**: `fetch` gives a tensor of the parent by name.
@@ -52,7 +53,7 @@ def fill(plan: Plan, fetch: Callable[[str], Tensor], destination: nn.Module) -> 
     everything = {**dict(destination.named_buffers()), **persistent}
     filled, differing = {}, []
     for name, tensor in weights(plan, fetch):
-        target = everything.get(name)
+        target = everything[name] if name in everything else held(destination, name)
         if target is None:
             continue
         if target.shape != tensor.shape:
@@ -72,6 +73,15 @@ def fill(plan: Plan, fetch: Callable[[str], Tensor], destination: nn.Module) -> 
     reached = {id(everything[name]) for name in filled}
     fresh = tuple(name for name in sorted(names) if id(everything[name]) not in reached)
     return Filled(filled, fresh, tuple(differing), plan.remarks)
+
+
+def held(module: nn.Module, name: str) -> Tensor | None:
+    """The tensor that a module keeps under this name, be it a parameter, a buffer or a plain attribute."""
+    try:
+        found = operator.attrgetter(name)(module)
+    except AttributeError:
+        return None
+    return found if isinstance(found, Tensor) else None
 
 
 def _alike(ours: Tensor, theirs: Tensor) -> bool:

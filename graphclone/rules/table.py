@@ -336,9 +336,16 @@ create("zeros ones full empty new_zeros new_ones new_full new_empty scalar_tenso
 create("rand randn randint randperm eye linspace logspace tril_indices triu_indices hann_window", uniform=False)
 
 
-@rule("zeros_like ones_like full_like empty_like rand_like randn_like randint_like")
+@rule("rand_like randn_like randint_like")
+def drawn(op: Op) -> Axes:
+    """Numbers are drawn in order: in a child each unit would get another's."""
+    op.shape_only(op.first)
+    return tuple(op.positional(axis.size, "its random numbers are drawn in order") for axis in op.axes(op.first))
+
+
+@rule("zeros_like ones_like full_like empty_like")
 def like(op: Op) -> Axes:
-    """Uniform values in the shape of another tensor. (Random ones are alike in distribution.)"""
+    """Uniform values in the shape of another tensor."""
     op.shape_only(op.first)
     axes = op.axes(op.first)
     return tuple(

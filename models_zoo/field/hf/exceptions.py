@@ -38,6 +38,13 @@ _MAMBA: dict[str, Any] = dict(
     mamba_chunk_size=4,
 )  # fmt: skip
 _CODEC: dict[str, Any] = dict(upsample_groups=lambda sizes: sizes["hidden_size"], codebook_size=32)
+_TWO_ENCODERS: dict[str, Any] = dict(
+    encoder_hidden_size=Pair(8, 4),
+    num_key_value_heads=Pair(8, 4),  # its rotary embedding runs over heads, so these are as many as those of queries
+    quantization_dim=lambda sizes: sizes["hidden_size"] + sizes["semantic_model_config"].hidden_size,
+)
+_SILENT: dict[str, Any] = dict(vae_std=0.0)  # no noise drawn in the forward
+_SMALL_TEXT: dict[str, Any] = dict(hidden_size=Pair(96, 48), intermediate_size=Pair(192, 96))
 _GRIDS: dict[str, Any] = dict(image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]])
 _PYRAMID: dict[str, Any] = dict(backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]])
 _PERCEPTION: dict[str, Any] = dict(embed_dim=48, depth=2, num_heads=4, img_size=56)
@@ -57,6 +64,13 @@ def _timm(
     return build
 
 
+def _stage_channels(sizes: dict[str, Any]) -> list[int]:
+    """The channels of the stages that the backbone hands on."""
+    from transformers import AutoBackbone
+
+    return list(AutoBackbone.from_config(sizes["backbone_config"]).channels)
+
+
 _MERGED: dict[str, Any] = dict(out_hidden_size=lambda sizes: 4 * sizes["vision_config"].hidden_size)
 _SAM: dict[str, Any] = dict(
     hidden_size=Pair(64, 32), mlp_dim=Pair(128, 64), num_attention_heads=Pair(4, 2), image_size=64,
@@ -66,6 +80,22 @@ _KERNELS = {f"{way}_{size}ratio": [3, 1, 1] for way in _WAYS for size in ("long"
     "reduce_channel": [1, 1, 0],
     "return_channel": [1, 1, 0],
 }
+_DETECTION: dict[str, Any] = dict(intraclass_block_config=_KERNELS, kernel_list=[3, 2, 2], scale_factor_list=[1, 2, 4, 8])
+
+
+def _halving(width: int) -> list[Any]:
+    """Four stages of blocks (kernel, channels in and out, stride, squeeze), each but the first of half the resolution."""
+    first = [[3, width, width, 1, True]]
+    return [
+        first,
+        *([[3, a * width, b * width, 2, False], [3, b * width, b * width, 1, True]] for a, b in ((1, 1), (1, 2), (2, 4))),
+    ]
+
+
+_HALVING: dict[str, Any] = dict(
+    stem_channels=Pair([3, 16, 32], [3, 8, 16]), block_configs=Pair(_halving(32), _halving(16)),
+    out_features=["stage1", "stage2", "stage3", "stage4"],
+)  # fmt: skip
 # `...` leaves a field to the config's own rule.
 _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "gemma3": dict(mm_tokens_per_image=4),
@@ -172,7 +202,9 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "lilt": dict(hidden_size=Pair(96, 48)),
     "lfm2_moe": dict(layer_types=Pair(["conv", "full_attention"] * 2, ["conv", "full_attention"])),
     "/blip_2_qformer": dict(encoder_hidden_size=64),
-    "gemma3n_vision": dict(model_args=dict(channel_multiplier=0.1), hidden_size=2048),
+    "gemma3n": dict(audio_soft_tokens_per_image=6, eoi_token_id=45, image_token_id=46, eoa_token_id=53, audio_token_id=54),
+    "gemma3n_vision": dict(model_args=dict(channel_multiplier=0.1), hidden_size=2048, vocab_offset=45, vocab_size=8),
+    "gemma3n_audio": dict(vocab_offset=53, vocab_size=8),
     "llava_next": _GRIDS,
     "llava_next_video": _GRIDS,
     "llava_onevision": _GRIDS,
@@ -190,6 +222,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "glmasr_encoder": dict(intermediate_size=lambda sizes: 4 * sizes["hidden_size"]),
     "hiera": dict(patch_size=[7, 7], decoder_hidden_size=Pair(64, 32), decoder_depth=2, decoder_num_heads=Pair(4, 2)),
     "molmo2_adapter": dict(vision_feature_layer=Pair([3, 1], [1, 0])),
+    "moss_transcribe_diarize_audio": dict(max_source_positions=24),
     "moonshine_streaming": dict(num_key_value_heads=Pair(4, 2)),
     "neomme": dict(head_dim=16),
     "dots3_note_audio_encoder": dict(adapter_input_size=lambda sizes: sizes["hidden_size"]),
@@ -204,8 +237,11 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "qwen2_5_omni_thinker": dict(vision_start_token_id=54, vision_end_token_id=53),
     "sapiens2": dict(num_key_value_heads_per_layer=Pair([8, 8, 4, 4], [4, 2])),
     "pp_doclayout_v2": dict(class_thresholds=[0.5] * 7, class_order=list(range(7))),
-    "pp_ocrv5_server_det": dict(intraclass_block_config=_KERNELS),
-    "pp_ocrv6_medium_det": dict(intraclass_block_config=_KERNELS),
+    "pp_ocrv5_server_det": _DETECTION,
+    "pp_ocrv6_medium_det": _DETECTION,
+    "pp_ocrv6_small_det": dict(layer_list_out_channels=_stage_channels),
+    "pp_ocrv6_small_det/pp_lcnet_v4": _HALVING,
+    "pp_ocrv6_medium_det/pp_lcnet_v4": _HALVING,
     "dac": dict(encoder_hidden_size=Pair(8, 4), hidden_size=Pair(128, 64), decoder_hidden_size=Pair(96, 48)),
     "radio": dict(max_img_size=24),
     "t5gemma2": dict(mm_tokens_per_image=4),
@@ -233,18 +269,43 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "t5gemma2_encoder/t5gemma2_text": dict(dropout_rate=0.0),
     "seggpt": dict(num_hidden_layers=4, intermediate_hidden_state_indices=[0, 1, 2, 3], merge_index=0, image_size=[48, 24]),
     "vipllava": dict(vision_feature_layers=[-1, -2]),
-    "vitmatte": dict(fusion_hidden_sizes=[32, 16, 8, 4]),
+    "vitmatte": dict(fusion_hidden_sizes=[32, 16, 8, 4], hidden_size=lambda sizes: sizes["backbone_config"].hidden_size),
     "vitpose_backbone": dict(image_size=[64, 48], patch_size=[16, 16]),
     "voxtral_encoder": dict(intermediate_size=lambda sizes: 4 * sizes["hidden_size"], max_source_positions=24),
     "wav2vec2-bert": dict(vocab_size=61),
     "xmod": dict(default_language="en_XX"),
     "swin2sr": dict(window_size=4, image_size=16, embed_dim=Pair(48, 24), num_heads=Pair([4] * 4, [2] * 4), depths=[2] * 4),
-    "xcodec2": dict(encoder_hidden_size=Pair(8, 4)),
-    "neucodec": dict(encoder_hidden_size=Pair(8, 4)),
+    "xcodec2": _TWO_ENCODERS,
+    "neucodec": _TWO_ENCODERS,
+    "omdet-turbo": dict(encoder_in_channels=_stage_channels, apply_layernorm_after_vision_backbone=False),  # that is timm's
+    "fastspeech2_conformer_hifigan": dict(model_in_dim=80),
+    "molmo2": dict(image_patch_id=45),
+    "molmo2_text": dict(additional_vocab_size=0),
+    "dots3_note_text": dict(
+        swa_num_attention_heads=Pair(8, 4),
+        swa_num_key_value_heads=Pair(8, 4),
+        swa_q_lora_rank=Pair(40, 20),
+        swa_kv_lora_rank=Pair(28, 14),
+        swa_head_dim=20,
+        swa_qk_nope_head_dim=12,
+        swa_v_head_dim=20,
+    ),
+    "vibevoice/qwen2": _SMALL_TEXT,
+    "vibevoice/vibevoice_diffusion": _SMALL_TEXT,
+    "vibevoice_asr/qwen2": _SMALL_TEXT,
+    "efficientloftr": dict(num_attention_heads=8),
+    "uvdoc_backbone": dict(out_features=[f"stage{number}" for number in range(1, 7)]),
+    "vibevoice_acoustic_tokenizer": _SILENT,
+    "vibevoice_acoustic_tokenizer_encoder": _SILENT,
+    "minicpm_ocr": dict(image_token_id=45),
+    "minicpmv4_6": dict(image_token_id=45),
+    "minicpmv4_7": dict(image_token_id=45),
+    "glm_image_vqmodel": dict(num_embeddings=8),
+    "fastspeech2_conformer": dict(speaking_speed=1e-30),  # durations guessed by random weights: one frame for each sound
     "slanext_vision": _SAM,
     "pp_formulanet_vision": _SAM,
     "vjepa2": dict(frames_per_clip=4),
-    "univnet": dict(model_hidden_channels=Pair(8, 4), kernel_predictor_hidden_channels=Pair(16, 8)),
+    "univnet": dict(model_in_channels=16, model_hidden_channels=Pair(8, 4), kernel_predictor_hidden_channels=16),
     "voxtral": dict(audio_token_id=45),
     "zoedepth": dict(bottleneck_features=lambda sizes: sizes["fusion_hidden_size"]),
     "vitmatte/vitdet": dict(patch_size=16, image_size=64),

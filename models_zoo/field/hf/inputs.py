@@ -13,7 +13,7 @@ from models_zoo.entry import Unbuildable, integers, reals
 from models_zoo.field.hf.case import LENGTH, PICTURES, TARGET, TEXTS, Case
 from models_zoo.field.hf.pictures import pictures
 from models_zoo.field.hf.sounds import sounds
-from models_zoo.field.hf.special import SPECIAL
+from models_zoo.field.hf.special import SENSES, SPECIAL
 
 Made = dict[str, Any]
 _MAKERS: dict[str, Callable[[Case, Made], Any]] = {}
@@ -38,7 +38,7 @@ def example(model: nn.Module) -> Made:
 
 def text_with_images(case: Case) -> Made:
     """What the parameters' names tell: pixels, sounds, and text with a placeholder for each vector of theirs."""
-    made = pictures(case) | sounds(case)
+    made = SENSES[case.type](case) if case.type in SENSES else pictures(case) | sounds(case)
     _text(case, made)
     return made
 
@@ -104,6 +104,8 @@ def _feature_rows(case: Case, method: str, made: Made) -> int:
     else:
         return 0
     features = getattr(out, "pooler_output", None) if not isinstance(out, Tensor | list | tuple) else out
+    if features is None and (deep := getattr(out, "deepstack_features", None)):
+        _, features = deep[0]  # a layer and what is added there; every layer adds to the same places
     if features is None:
         features = out[0]
     return _rows(features)

@@ -11,7 +11,7 @@ from models_zoo.entry import integers, reals
 from models_zoo.field.hf.case import PICTURES, Case
 
 _TOWERS = ("vision_config", "vision_tower_config", "vit_config", "image_config", "backbone_config", "encoder")
-_SEVERAL = ("colmodernvbert", "colidefics3", "perception_lm", "inkling_mm_model")
+_SEVERAL = ("colmodernvbert", "colidefics3", "perception_lm")
 IMAGE = 64  # where the config names no size, as convolutional networks do
 
 
@@ -26,7 +26,7 @@ def pictures(case: Case) -> dict[str, Any]:
         return _patches(case, pixels, grid)
     if case.type.startswith("minicpm") and "target_sizes" in case.accepts:
         patch = case.size("patch_size", under=_TOWERS)
-        return {"pixel_values": reals(1, 3, patch, 48 * patch), "target_sizes": torch.tensor([[4, 6], [6, 4]])}
+        return {"pixel_values": reals(1, 3, patch, 64 * patch), "target_sizes": torch.tensor([[4, 8], [8, 4]])}
     if "image_grid_hw" in case.accepts and case.type == "nemotron_h_omni":
         patch = case.size("patch_size", under=_TOWERS)
         return {"pixel_values": reals(48, channels(case) * patch * patch), "image_grid_hw": torch.tensor([[4, 6], [6, 4]])}
@@ -58,11 +58,11 @@ def pictures(case: Case) -> dict[str, Any]:
 
 def channels(case: Case) -> int:
     value = case.size("num_channels", "in_channels", "in_chans", default=3, under=_TOWERS)
-    return int(value) if isinstance(value, int) and case.type != "neomme" else 3
+    return int(value) if isinstance(value, int) else 3
 
 
 def image_size(case: Case) -> tuple[int, int]:
-    if case.type.endswith("_rec"):  # a line of text
+    if case.type == "pp_ocrv5_mobile_rec":  # a line of text
         return 96, 160
     arguments = case.size("model_args", default={}, under=_TOWERS)
     size = arguments.get("img_size") or case.size("image_size", "img_size", default=IMAGE, under=_TOWERS)
@@ -92,8 +92,6 @@ def _patches(case: Case, pixels: str, grid: str) -> dict[str, Any]:
     shapes: Tensor = torch.tensor([[1, 2 * merge, 3 * merge], [1, 3 * merge, 2 * merge]])
     if case.type.startswith("hunyuan"):  # a token for each end of a row, so images of one shape
         shapes[1] = shapes[0]
-    if case.type.startswith("inkling2"):
-        shapes = torch.tensor([[1, 8, 16], [1, 16, 8]])
     count = int(shapes.prod(-1).sum())
     flat = reals(count, channels(case) * frames * patch * patch)
     if case.type.startswith("kimi_k25"):

@@ -43,7 +43,8 @@ def attempt(name: str) -> Result:
             return result | {"ok": False, "stage": "forward", "reason": "outputs that are not finite"}
         result |= deaf(model, kwargs, out)
     except Unbuildable as error:
-        return {"ok": False, "stage": stage, "unbuildable": True, "reason": str(error)}
+        possible = str(error).startswith("no maker")
+        return {"ok": False, "stage": stage, "unbuildable": not possible, "reason": str(error)}
     except Exception as error:
         return {"ok": False, "stage": stage, "reason": f"{type(error).__name__}: {error}"[:300], "where": where(error)}
     try:
@@ -64,10 +65,12 @@ def deaf(model: Any, kwargs: dict[str, Any], out: Any) -> Result:
     before = [tensor for tensor in tensors(out) if tensor.is_floating_point()]
     for name, value in kwargs.items():
         if value.is_floating_point() and value.ndim > 2:
-            with torch.no_grad():
-                after = [
-                    tensor for tensor in tensors(model(**kwargs | {name: value.flip(-1) * 0.5})) if tensor.is_floating_point()
-                ]
+            try:
+                with torch.no_grad():
+                    other = model(**kwargs | {name: value.flip(-1) * 0.5})
+            except Exception:  # so it was read
+                continue
+            after = [tensor for tensor in tensors(other) if tensor.is_floating_point()]
             if all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(before, after, strict=False)):
                 dead.append(name)
     senses = {"pixel_values", "input_features", "input_values"} & set(inspect.signature(model.forward).parameters)

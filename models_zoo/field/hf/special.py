@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,11 @@ from torch import nn
 
 from models_zoo.entry import integers, reals
 from models_zoo.field.hf.case import LENGTH, PICTURES, TARGET, TEXTS, Case
-from models_zoo.field.hf.pictures import channels, image_size
+from models_zoo.field.hf.pictures import channels, image_size, pictures
 
 Made = dict[str, Any]
 SPECIAL: dict[str, Callable[[Case], Made]] = {}
+SENSES: dict[str, Callable[[Case], Made]] = {}
 
 
 def special(*types: str) -> Callable[[Callable[[Case], Made]], Callable[[Case], Made]]:
@@ -21,6 +23,16 @@ def special(*types: str) -> Callable[[Callable[[Case], Made]], Callable[[Case], 
 
     def register(make: Callable[[Case], Made]) -> Callable[[Case], Made]:
         SPECIAL.update(dict.fromkeys(types, make))
+        return make
+
+    return register
+
+
+def senses(*types: str) -> Callable[[Callable[[Case], Made]], Callable[[Case], Made]]:
+    """The pixels and sounds of these model types: the text around them is made as for any other."""
+
+    def register(make: Callable[[Case], Made]) -> Callable[[Case], Made]:
+        SENSES.update(dict.fromkeys(types, make))
         return make
 
     return register
@@ -357,7 +369,8 @@ def _prompted(case: Case) -> Made:
 
 @special("tvp")
 def _moments(case: Case) -> Made:
-    return _words(case) | {"pixel_values": reals(PICTURES, case.config.num_frames, 3, 64, 64)}
+    """One video: its embeddings of columns do not take several."""
+    return _words(case, 1) | {"pixel_values": reals(1, case.config.num_frames, 3, 64, 64)}
 
 
 @special("vibevoice_acoustic_tokenizer_decoder")
@@ -370,6 +383,116 @@ def _acoustic_latents(case: Case) -> Made:
 def _heard_and_seen(case: Case) -> Made:
     words = _words(case) if "input_ids" in case.accepts else {}
     return words | {"input_values": reals(PICTURES, 1, 4001), "pixel_values_videos": reals(PICTURES, 4, 3, *image_size(case))}
+
+
+@special("muse_glimmer_assistant")
+def _draft(case: Case) -> Made:
+    config = case.config
+    return {
+        "noise_embeds": reals(PICTURES, LENGTH, config.hidden_size),
+        "context_hidden_states": reals(PICTURES, TARGET, config.hidden_size * len(config.target_layer_ids), seed=1),
+        "attention_mask": torch.ones(PICTURES, TARGET + LENGTH, dtype=torch.long),
+    }
+
+
+@special("univnet")
+def _noise(case: Case) -> Made:
+    return {
+        "input_features": reals(PICTURES, 13, case.config.num_mel_bins),
+        "noise_sequence": reals(PICTURES, 13, case.config.model_in_channels, seed=1),
+    }
+
+
+@special("neucodec", "xcodec2")
+def _heard_twice(case: Case) -> Made:
+    """As many frames of features as the encoder makes of the samples."""
+    frames = 13
+    samples = frames * math.prod(case.config.downsampling_ratios)
+    return {
+        "input_values": reals(PICTURES, 1, samples),
+        "input_features": reals(PICTURES, frames, case.config.semantic_model_config.feature_projection_input_dim, seed=1),
+        "padding_mask": torch.ones(PICTURES, samples, dtype=torch.long),
+    }
+
+
+@special("glm_image")
+def _source_and_target(case: Case) -> Made:
+    """In each row an image, and the grid of one to be drawn."""
+    config = case.config
+    ids = case.tokens(PICTURES, LENGTH)
+    image = torch.tensor([[config.image_start_token_id, *[config.image_token_id] * 24, config.image_end_token_id]] * PICTURES)
+    width = 3 * config.vision_config.patch_size**2
+    return {
+        "input_ids": torch.cat([ids[:, :3], image, ids[:, 3:]], 1),
+        "pixel_values": reals(48, width),
+        "image_grid_thw": torch.tensor([[1, 4, 6], [1, 4, 6], [1, 6, 4], [1, 6, 4]]),
+        "images_per_sample": torch.tensor([2, 2]),
+    }
+
+
+@special("musicflamingo")
+def _timed(case: Case) -> Made:
+    """A token for each vector that two halvings leave."""
+    audio = case.config.audio_config
+    frames = 2 * audio.max_source_positions
+    ids = case.tokens(PICTURES, LENGTH)
+    slots = torch.full((PICTURES, frames // 4), case.config.audio_token_id)
+    return {
+        "input_features": reals(PICTURES, audio.num_mel_bins, frames),
+        "input_features_mask": torch.ones(PICTURES, frames, dtype=torch.long),
+        "input_ids": torch.cat([ids[:, :3], slots, ids[:, 3:]], 1),
+    }
+
+
+@senses("dots3_note")
+def _chunks(case: Case) -> Made:
+    audio = case.config.audio_config
+    made = pictures(case) | {"input_features": reals(PICTURES, audio.feature_size, 48, seed=1)}
+    return made | {"chunk_sample_lengths": torch.tensor([48 * audio.hop_length] * PICTURES)}
+
+
+@senses("inkling2", "inkling2_vision")
+def _merged_patches(case: Case) -> Made:
+    vision = getattr(case.config, "vision_config", case.config)
+    side = vision.patch_size * vision.spatial_merge_size
+    return {
+        "pixel_values": reals(12, side, side, vision.num_channels),
+        "image_grid_thw": torch.tensor([[1, 2, 3], [1, 3, 2]]),
+    }
+
+
+@senses("inkling_mm_model")
+def _cubes(case: Case) -> Made:
+    vision, audio = case.config.vision_config, case.config.audio_config
+    cube = (vision.temporal_patch_size, vision.patch_size, vision.patch_size, vision.num_channels)
+    return {
+        "pixel_values": reals(3 * PICTURES, *cube),
+        "audio_input_ids": integers(audio.mel_vocab_size, PICTURES, 5, audio.n_mel_bins),
+    }
+
+
+@senses("molmo2")
+def _pooled(case: Case) -> Made:
+    """Two crops, and for each token the four patches that it pools: those of a coarse grid, then those of a fine one."""
+    vision = case.config.vision_config
+    patches = vision.num_position_embeddings
+    fours = torch.arange(24).view(6, 4)
+    return {
+        "pixel_values": reals(PICTURES, patches, vision.num_channels * vision.patch_size**2),
+        "image_token_pooling": torch.cat([fours, fours + patches]),
+        "image_grids": torch.tensor([[1, 2, 2, 2]] * PICTURES),
+        "image_num_crops": torch.ones(PICTURES, dtype=torch.long),
+    }
+
+
+@senses("neomme")
+def _flat_patches(case: Case) -> Made:
+    return {"pixel_values": reals(12, case.config.patch_dim)}
+
+
+@senses("vibevoice")
+def _masked_samples(case: Case) -> Made:
+    return {"input_values": reals(PICTURES, 1, 6400), "padding_mask": torch.ones(PICTURES, 6400, dtype=torch.bool)}
 
 
 NOT_TENSORS = {

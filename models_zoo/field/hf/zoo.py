@@ -46,13 +46,14 @@ def _build(model_type: str, class_name: str, half: bool) -> nn.Module:
         raise Unbuildable(NOT_TENSORS[model_type])
     try:
         architecture = model_class(class_name)
+        plain = architecture.forward is nn.Module.forward
     except (AttributeError, ImportError) as error:
         raise Unbuildable(f"transformers cannot import {class_name}: {error}") from error
     try:
         default = default_config(model_type)
     except ImportError as error:
         raise Unbuildable(str(error)) from error
-    if architecture.forward is nn.Module.forward:
+    if plain:
         raise Unbuildable(f"{class_name} has no forward")
     default = next((part for part in nested(default) if type(part) is architecture.config_class), default)
     settings = {} if "QuestionAnswering" in class_name else {"num_labels": 7}

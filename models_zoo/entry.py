@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -54,20 +55,26 @@ def shake(model: nn.Module) -> nn.Module:
     """Make every parameter tell each of its positions from the others.
 
     A fresh model hides mistakes: norms of ones, biases and tables of zeros, state matrices whose rows are all alike
-    survive any permutation, and matrices of standard deviation 0.02 leave attention uniform.
+    survive any permutation, and matrices of standard deviation 0.02 leave attention uniform. Codebooks, which are
+    buffers that training fills, start with all their entries alike, so that every vector gets the same code.
     """
+    gains = {id(module.weight) for module in model.modules() if isinstance(module, _NORMS)}
     for parameter in model.parameters():  # a tied parameter comes once
         if parameter.numel() == 0:
             continue
         noise = torch.randn_like(parameter)
         low, high = parameter.aminmax()
-        if low != high:  # random already: bring it to the scale of a trained matrix
+        if low != high and id(parameter) not in gains:  # random already: bring it to the scale of a trained matrix
             scale = 0.7 * (max(parameter.shape) / parameter.numel()) ** 0.5 if parameter.ndim > 1 else 0.1
             parameter.add_(scale * noise)
         elif low == 0:  # biases, class tokens, position tables, norms that add one by themselves
             parameter.add_(0.1 * noise)
-        else:  # norms; a layer scale starts near 0, and is brought up so that its branch is heard
+        else:  # norms; what starts near 0, as a layer scale does, is brought up so that its branch is heard
             parameter.copy_(max(float(low), 0.3) * (1 + 0.2 * noise))
+    kept = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in kept and buffer.is_floating_point() and buffer.ndim > 1 and not buffer.any():
+            buffer.normal_()
     return model
 
 

@@ -110,7 +110,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "beit": dict(num_hidden_layers=4, out_indices=[1, 2, 3, 4]),
     "data2vec-vision": dict(num_hidden_layers=4, out_indices=[1, 2, 3, 4]),
     "autoformer": _SERIES,
-    "informer": _SERIES,
+    "informer": _SERIES | dict(distil=False),  # exported, its mask would keep the length that distilling halves
     "time_series_transformer": _SERIES,
     "hunyuan_v1_dense": _HEAD,
     "hunyuan_v1_moe": _HEAD,
@@ -222,6 +222,9 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "glmasr_encoder": dict(intermediate_size=lambda sizes: 4 * sizes["hidden_size"]),
     "hiera": dict(patch_size=[7, 7], decoder_hidden_size=Pair(64, 32), decoder_depth=2, decoder_num_heads=Pair(4, 2)),
     "molmo2_adapter": dict(vision_feature_layer=Pair([3, 1], [1, 0])),
+    "nemotron3_5_transcribe_asr_audio": dict(num_key_value_heads=Pair(4, 2)),  # as many as those of values
+    "nemotron3_5_transcribe_word_timestamp": dict(num_key_value_heads=8),
+    "nemotron3_diarization_audio": dict(num_key_value_heads=Pair(4, 2)),
     "moss_transcribe_diarize_audio": dict(max_source_positions=24),
     "moonshine_streaming": dict(num_key_value_heads=Pair(4, 2)),
     "neomme": dict(head_dim=16),
@@ -233,7 +236,9 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "granite_speech_plus/blip_2_qformer": dict(encoder_hidden_size=Pair(192, 96)),
     "sam2_hiera_det_model": dict(global_attention_blocks=Pair([4], [])),
     "pix2struct_text_model": dict(d_kv=lambda sizes: sizes["hidden_size"] // sizes["num_heads"]),
-    "pix2struct_vision_model": dict(d_kv=lambda sizes: sizes["hidden_size"] // sizes["num_attention_heads"]),
+    "pix2struct_vision_model": dict(
+        d_kv=lambda sizes: sizes["hidden_size"] // sizes["num_attention_heads"], patch_embed_hidden_size=48
+    ),
     "qwen2_5_omni_thinker": dict(vision_start_token_id=54, vision_end_token_id=53),
     "sapiens2": dict(num_key_value_heads_per_layer=Pair([8, 8, 4, 4], [4, 2])),
     "pp_doclayout_v2": dict(class_thresholds=[0.5] * 7, class_order=list(range(7))),
@@ -370,6 +375,7 @@ def keeps_widths(model_type: str) -> bool:
 _INPUT_IS_STREAM = (
     "blip_2_qformer",
     "nemotron3_5_transcribe_word_timestamp",
+    "muse_glimmer_assistant",
     "mimi_decoder",
     "pocket_tts_audio_tokenizer_decoder",
     "pop2piano",

@@ -44,6 +44,8 @@ _TWO_ENCODERS: dict[str, Any] = dict(
     quantization_dim=lambda sizes: sizes["hidden_size"] + sizes["semantic_model_config"].hidden_size,
 )
 _SILENT: dict[str, Any] = dict(vae_std=0.0)  # no noise drawn in the forward
+_MULTIPLIED: dict[str, Any] = dict(depth_multiplier=Pair(0.5, 0.25))
+_SCALED: dict[str, Any] = dict(scale=Pair(0.5, 0.25))
 _SMALL_TEXT: dict[str, Any] = dict(hidden_size=Pair(96, 48), intermediate_size=Pair(192, 96))
 _GRIDS: dict[str, Any] = dict(image_grid_pinpoints=[[24, 48], [48, 24], [48, 48]])
 _PYRAMID: dict[str, Any] = dict(backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]])
@@ -81,6 +83,17 @@ _KERNELS = {f"{way}_{size}ratio": [3, 1, 1] for way in _WAYS for size in ("long"
     "return_channel": [1, 1, 0],
 }
 _DETECTION: dict[str, Any] = dict(intraclass_block_config=_KERNELS, kernel_list=[3, 2, 2], scale_factor_list=[1, 2, 4, 8])
+
+
+def _unwarping(width: int) -> list[Any]:
+    """Three stages of blocks (channels in and out, dilation, whether at half the resolution)."""
+    pairs = ((1, 1, False), (1, 2, True), (2, 4, True))
+    return [[[a * width, b * width, 1, halves], [b * width, b * width, 3, False]] for a, b, halves in pairs]
+
+
+def _bridges(width: int) -> list[Any]:
+    """Six branches of convolutions (channels, dilation)."""
+    return [[[width, dilation] for dilation in row] for row in ([1], [2], [5], [8, 3, 2], [12, 7, 4], [18, 12, 6])]
 
 
 def _halving(width: int) -> list[Any]:
@@ -203,7 +216,12 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "lfm2_moe": dict(layer_types=Pair(["conv", "full_attention"] * 2, ["conv", "full_attention"])),
     "/blip_2_qformer": dict(encoder_hidden_size=64),
     "gemma3n": dict(audio_soft_tokens_per_image=6, eoi_token_id=45, image_token_id=46, eoa_token_id=53, audio_token_id=54),
-    "gemma3n_vision": dict(model_args=dict(channel_multiplier=0.1), hidden_size=2048, vocab_offset=45, vocab_size=8),
+    "gemma3n_vision": dict(
+        model_args=Pair(dict(channel_multiplier=0.1), dict(channel_multiplier=0.05)),
+        hidden_size=2048,
+        vocab_offset=45,
+        vocab_size=8,
+    ),
     "gemma3n_audio": dict(vocab_offset=53, vocab_size=8),
     "llava_next": _GRIDS,
     "llava_next_video": _GRIDS,
@@ -262,7 +280,19 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "edgetam_video_prompt_encoder": dict(patch_size=16),
     "sam3_vision_model": dict(backbone_feature_sizes=[[64, 64], [32, 32], [16, 16]]),
     "timm_backbone": dict(backbone="resnet10t"),
-    "timm_wrapper": dict(architecture="resnet10t"),
+    "timm_wrapper": dict(
+        architecture="resnet10t", model_args=Pair(dict(channels=(32, 64, 96, 128)), dict(channels=(16, 32, 48, 64)))
+    ),
+    "mobilenet_v1": _MULTIPLIED,
+    "mobilenet_v2": _MULTIPLIED,
+    "pp_lcnet": _SCALED,
+    "pp_lcnet_v3": _SCALED,
+    "pp_lcnet_v4": _SCALED,
+    "pp_ocrv5_mobile_det": dict(layer_list_out_channels=_stage_channels),
+    "superpoint": dict(encoder_hidden_sizes=Pair([64, 64, 128, 128], [32, 32, 64, 64]), decoder_hidden_size=Pair(256, 128)),
+    "superglue": dict(gnn_layers_types=Pair(["self", "cross"] * 2, ["self", "cross"])),
+    "muse_spark_audio": dict(num_hidden_layers=4, depths=[2] * 4, hidden_sizes=Pair([32, 64, 128, 256], [16, 32, 64, 128])),
+    "sam3_tracker_video": dict(image_size=64),
     "tvp": dict(max_img_size=64, visual_prompt_size=8, num_frames=2, max_position_embeddings=101),
     "nemotron_h_omni": dict(image_token_id=45),
     "lw_detr": dict(projector_scale_factors=[1.0], num_feature_levels=1),
@@ -299,7 +329,13 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "vibevoice/vibevoice_diffusion": _SMALL_TEXT,
     "vibevoice_asr/qwen2": _SMALL_TEXT,
     "efficientloftr": dict(num_attention_heads=8),
-    "uvdoc_backbone": dict(out_features=[f"stage{number}" for number in range(1, 7)]),
+    "uvdoc_backbone": dict(
+        resnet_head=Pair([[3, 16], [16, 16]], [[3, 8], [8, 8]]),
+        resnet_configs=Pair(_unwarping(16), _unwarping(8)),
+        stage_configs=Pair(_bridges(64), _bridges(32)),
+        out_features=[f"stage{number}" for number in range(1, 7)],
+    ),
+    "uvdoc": dict(bridge_connector=Pair([64, 64], [32, 32]), out_point_positions2D=Pair([[64, 16], [16, 2]], [[32, 8], [8, 2]])),
     "vibevoice_acoustic_tokenizer": _SILENT,
     "vibevoice_acoustic_tokenizer_encoder": _SILENT,
     "minicpm_ocr": dict(image_token_id=45),
@@ -382,7 +418,7 @@ _INPUT_IS_STREAM = (
     "vibevoice_acoustic_tokenizer_decoder",
 )
 # Stages of one layer are read off wrongly by the model itself.
-_NEEDS_DEPTH = ("glpn", "poolformer", "pvt", "zamba", "mistral_large4", "mistral_large4_text", "muse_spark_audio")
+_NEEDS_DEPTH = ("glpn", "poolformer", "pvt", "zamba", "mistral_large4", "mistral_large4_text")
 
 
 def has_smaller(model_type: str) -> bool:

@@ -127,9 +127,9 @@ def _widths(widths: set[int], stages: set[int], hierarchical: bool, half: bool) 
         stages = {width for width in widths if width >= 32}
     if stages:
         fits = (f for f in _SQUARES if all(v % f == 0 and v // f % 4 == 0 for v in stages) and min(stages) // f >= 16)
-        factor = next(fits, 1) * (2 if half else 1)
-        scaled = {value: max(8, value // factor) for value in widths | stages}
-        wide = [value for value, new in scaled.items() if new > 512 and value not in stages]
+        factor = next(fits, 1)
+        wide = [value for value in widths - stages if value // factor > 512]  # in the parent, so in both
+        scaled = {value: max(8, value // factor // (2 if half else 1)) for value in widths | stages}
         return scaled | _palette(wide, half)
     return _palette([value for value in widths if value >= 32], half)
 

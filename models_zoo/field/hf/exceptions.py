@@ -96,19 +96,20 @@ def _bridges(width: int) -> list[Any]:
     return [[[width, dilation] for dilation in row] for row in ([1], [2], [5], [8, 3, 2], [12, 7, 4], [18, 12, 6])]
 
 
-def _halving(width: int) -> list[Any]:
-    """Four stages of blocks (kernel, channels in and out, stride, squeeze), each but the first of half the resolution."""
+def _stages(width: int, *strides: Any) -> list[Any]:
+    """Four stages of blocks (kernel, channels in and out, stride, squeeze); each but the first may lower the resolution."""
     first = [[3, width, width, 1, True]]
-    return [
-        first,
-        *([[3, a * width, b * width, 2, False], [3, b * width, b * width, 1, True]] for a, b in ((1, 1), (1, 2), (2, 4))),
-    ]
+    sizes = zip((1, 1, 2), (1, 2, 4), strides, strict=True)
+    return [first, *([[3, a * width, b * width, stride, False], [3, b * width, b * width, 1, True]] for a, b, stride in sizes)]
 
 
+_LOW = (1, [2, 1], [2, 1])  # a line of text keeps its length
+_LINES: dict[str, Any] = dict(
+    stem_channels=Pair([3, 16, 32], [3, 8, 16]), block_configs=Pair(_stages(32, *_LOW), _stages(16, *_LOW))
+)
 _HALVING: dict[str, Any] = dict(
-    stem_channels=Pair([3, 16, 32], [3, 8, 16]), block_configs=Pair(_halving(32), _halving(16)),
-    out_features=["stage1", "stage2", "stage3", "stage4"],
-)  # fmt: skip
+    block_configs=Pair(_stages(32, 2, 2, 2), _stages(16, 2, 2, 2)), out_features=["stage1", "stage2", "stage3", "stage4"]
+)
 # `...` leaves a field to the config's own rule.
 _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "gemma3": dict(mm_tokens_per_image=4),
@@ -287,11 +288,14 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "mobilenet_v2": _MULTIPLIED,
     "pp_lcnet": _SCALED,
     "pp_lcnet_v3": _SCALED,
-    "pp_lcnet_v4": _SCALED,
+    "pp_ocrv5_mobile_rec/pp_lcnet_v3": dict(scale=Pair(1.0, 0.5)),
+    "pp_lcnet_v4": _LINES,
     "pp_ocrv5_mobile_det": dict(layer_list_out_channels=_stage_channels),
     "superpoint": dict(encoder_hidden_sizes=Pair([64, 64, 128, 128], [32, 32, 64, 64]), decoder_hidden_size=Pair(256, 128)),
     "superglue": dict(gnn_layers_types=Pair(["self", "cross"] * 2, ["self", "cross"])),
-    "muse_spark_audio": dict(num_hidden_layers=4, depths=[2] * 4, hidden_sizes=Pair([32, 64, 128, 256], [16, 32, 64, 128])),
+    "muse_spark_audio": dict(
+        patch_sizes=[16, 6, 5, 4], num_hidden_layers=4, depths=[2] * 4, hidden_sizes=Pair([32, 64, 128, 256], [16, 32, 64, 128])
+    ),
     "sam3_tracker_video": dict(image_size=64),
     "tvp": dict(max_img_size=64, visual_prompt_size=8, num_frames=2, max_position_embeddings=101),
     "nemotron_h_omni": dict(image_token_id=45),

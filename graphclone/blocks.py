@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -104,10 +103,14 @@ def find_blocks(trace: Trace, like: Sequence[Stack] = ()) -> tuple[Stack, ...]:
 
 def _distinct(stacks: Iterable[Stack]) -> Iterator[Stack]:
     """The stacks, no two of them of one name."""
-    taken: Counter[str] = Counter()
-    for stack in stacks:
-        taken[stack.name] += 1
-        yield stack if taken[stack.name] == 1 else replace(stack, name=f"{stack.name}.{taken[stack.name]}")
+    found = list(stacks)
+    free = {stack.name for stack in found}  # the first of a name has it
+    taken: set[str] = set()
+    for stack in found:
+        numbered = (f"{stack.name}.{number}" for number in itertools.count(2))
+        name = stack.name if stack.name not in taken else next(each for each in numbered if each not in taken | free)
+        taken.add(name)
+        yield replace(stack, name=name)
 
 
 @dataclass(frozen=True)

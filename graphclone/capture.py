@@ -12,7 +12,7 @@ import inspect
 import operator
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -93,15 +93,25 @@ def capture(
     if isinstance(model, ExportedProgram):
         program = model
     else:
-        traced = _twin(model)
         with own_backwards(backwards):
-            program = _export(traced, args, dict(kwargs or {}), dynamic, dropped)
-        program = uncached(program, traced, lambda: _export(traced, args, dict(kwargs or {}), dynamic, dropped))
+            program = _program(model, lambda traced: _export(traced, args, dict(kwargs or {}), dynamic, dropped))
     detach_no_grad(program)
     if any(_rewrites(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
         program = _functional(program)
     trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)))
     return replace(trace, remarks=tuple(remarks(program, trace.unused, backwards, dropped)))
+
+
+def _program(model: nn.Module, export: Callable[[nn.Module], ExportedProgram]) -> ExportedProgram:
+    """The model as torch.export sees it; where functions of its twin still read the model's own tensors, it is the model itself."""
+    twin = _twin(model)
+    program = export(twin)
+    try:
+        return uncached(program, twin, export)
+    except CaptureError:
+        if twin is model:
+            raise
+    return uncached(export(model), model, export)
 
 
 def _twin(model: nn.Module) -> nn.Module:

@@ -59,7 +59,7 @@ def _detached(node: fx.Node) -> fx.Node:
     return new
 
 
-def uncached(program: ExportedProgram, model: nn.Module, again: Callable[[], ExportedProgram]) -> ExportedProgram:
+def uncached(program: ExportedProgram, model: nn.Module, export: Callable[[nn.Module], ExportedProgram]) -> ExportedProgram:
     """The program, exported once more where the model reads tensors that it once computed from its parameters, and kept.
 
     Such a tensor would be a constant of the graph, and its parameters lost. Models drop what they keep so when they are set to train.
@@ -74,7 +74,7 @@ def uncached(program: ExportedProgram, model: nn.Module, again: Callable[[], Exp
     finally:
         for module, mode in modes.items():
             module.training = mode
-    program = again()
+    program = export(model)
     if baked := _baked(program):
         name, made_of = baked
         raise CaptureError(

@@ -72,6 +72,58 @@ def route(w: World, x: Tensor) -> Tensor:
     return torch.einsum("...e,eoi,...i->...o", dense, bank, x)
 
 
+@move(2)
+def rank_then_read(w: World, x: Tensor) -> Tensor:
+    """A table read where scores are best, after what may have made some of them equal."""
+    n, e = x.shape[-1], w.rng.choice((3, 4, 5))
+    score = F.linear(x, w.parameter(e, n)) if w.coin(0.8) else x
+    low, high = sorted(w.rng.uniform(-1.5, 1.5) for _ in range(2))
+    level = w.rng.choice((0.0, 1.0))
+    ties = [
+        lambda s: (s + low).relu(),
+        lambda s: s.round(),
+        lambda s: s.floor(),
+        lambda s: s.sign(),
+        lambda s: s.clamp(low, high),
+        lambda s: s.clamp_min(low),
+        lambda s: (s > low).to(s.dtype),
+        lambda s: s.masked_fill(s > low, level),
+        lambda s: torch.where(s > low, s, torch.full_like(s, level)),
+        lambda s: s * (s > low),
+        lambda s: s - s.detach().relu(),
+        lambda s: F.hardtanh(s) + low,
+        lambda s: F.one_hot(s.argmax(-1), s.shape[-1]).to(s.dtype),
+        lambda s: s.mean(-1, keepdim=True).expand_as(s) + (s > high).to(s.dtype),
+        lambda s: F.pad(s, [1, 0]),
+        lambda s: torch.cat([s, s], -1),
+        lambda s: (s[..., :, None] + s[..., None, :]).flatten(-2),
+        lambda s: s.cumsum(-1),
+        lambda s: s.sort(-1).values,
+        lambda s: s.flip(-1),
+        lambda s: s.softmax(-1),
+        lambda s: s.sigmoid(),
+        lambda s: s * s.mean(-1, keepdim=True),
+        lambda s: s + w.like(s.shape[-1]),
+        lambda s: s * w.like(s.shape[-1]),
+    ]
+    for _ in range(w.rng.randint(0, 3)):
+        score = w.pick(ties)(score)
+    count = score.shape[-1]
+    best = w.pick(
+        [
+            lambda: score.argmax(-1),
+            lambda: score.argmin(-1),
+            lambda: score.max(-1).indices,
+            lambda: score.topk(min(2, count), -1).indices,
+            lambda: score.argsort(-1, descending=w.coin()),
+        ]
+    )()
+    found = F.embedding(best, w.parameter(count, w.size()))
+    if w.coin(0.3):
+        return w.bounded(best, count)
+    return found
+
+
 @move(0.7)
 def position_bias(w: World, x: Tensor) -> Tensor:
     """A table read at the distance of two positions, added to pairs of them."""

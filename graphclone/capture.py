@@ -22,15 +22,15 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
-from graphclone import decided
+from graphclone import decided, eased
 from graphclone.decided import ASSERT, MARK, deciding
 from graphclone.dynamic import Dynamic, Open, at_sizes, compound, settle, shapes_for
-from graphclone.eased import eased
 from graphclone.errors import CaptureError
 from graphclone.faithful import detach_no_grad, own_backwards, remarks, uncached
 from graphclone.inputs import describe
 from graphclone.unbacked import make_concrete
 
+_OWN = {__file__, decided.__file__, eased.__file__}
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}  # higher-order op → where its sub-graph stands
 
 
@@ -133,7 +133,7 @@ def _export(
         with (
             _use_lazy_graph_module(True),  # nobody runs torch's modules on the way: a quarter of the time
             warnings.catch_warnings(),
-            eased(model, dropped),
+            eased.eased(model, dropped),
         ):
             warnings.filterwarnings("ignore", "The tensor attribute")  # what a model keeps for its next run, torch restores
             try:
@@ -184,7 +184,7 @@ def _last_frame(error: BaseException) -> str | None:
     where, trace = None, error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if f"{'torch'}/" not in name.replace("\\", "/") and name not in (__file__, decided.__file__):
+        if f"{'torch'}/" not in name.replace("\\", "/") and name not in _OWN:
             where = f"{name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return where

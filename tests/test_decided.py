@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graphclone import analyze, capture, select
 from graphclone.errors import CaptureError
+from graphclone.export.onnx import export_onnx
 from graphclone.export.pytorch import save_graph
 from graphclone.verify import verify
 
@@ -183,3 +184,16 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
         capture(ByWeight(), (X,))
     printed = capfd.readouterr()
     assert (printed.out, printed.err) == ("", "")
+
+
+@pytest.mark.parametrize("case", ["loop", "lengths", "deltas", "mask"])
+def test_onnx_computes_the_same_and_says_that_it_checks_nothing(
+    case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make, inputs, *_ = CASES[case]
+    model = make()
+    trace = capture(model, inputs)
+    child = select(trace, analyze(trace), {})
+    assert export_onnx(child, inputs, {}, tmp_path / "child.onnx") < 1e-5
+    assert ("an ONNX file cannot" in caplog.text) == any("depends on" in remark for remark in trace.remarks)
+    assert export_onnx(model, inputs, {}, tmp_path / "model.onnx") < 1e-5

@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from graphclone.decided import ASSERT, deciding
 from graphclone.errors import OutputError
 
 TOLERANCE = 1e-3
@@ -35,6 +36,10 @@ def export_onnx(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str
         OutputError: the model cannot be exported, or the outputs differ by more than 1e-3 (relative to their largest value
             where that is above 1).
     """
+    if isinstance(module, fx.GraphModule) and any(node.target is ASSERT for node in module.graph.nodes):
+        _log.warning(
+            "the graph refuses inputs that decide another computation than the example's; an ONNX file cannot: mind its inputs"
+        )
     plain = _Plain(copy.deepcopy(module).requires_grad_(False), args, kwargs)
     failures = []
     for freedom, describe in _FREEDOMS.items():
@@ -142,10 +147,11 @@ _FREEDOMS: dict[str, Callable[[_Plain], Shapes]] = {
 
 def _exported(plain: _Plain, shapes: Shapes, path: Path) -> float:
     size = sum(tensor.numel() * tensor.element_size() for tensor in plain.state_dict().values())
-    with torch.no_grad(), _quiet():
+    decided = contextlib.nullcontext() if any(shapes) else deciding(plain, plain.inputs, {})
+    with torch.no_grad(), _quiet(), decided:
         torch.onnx.export(
             plain,
-            plain.inputs,
+            tuple(each.clone() for each in plain.inputs),  # the exporter leaves marks on them
             path,
             dynamo=True,
             dynamic_shapes={"tensors": shapes} if any(shapes) else None,

@@ -108,10 +108,13 @@ def _program(model: nn.Module, export: Callable[[nn.Module], ExportedProgram]) -
     program = export(twin)
     try:
         return uncached(program, twin, export)
-    except CaptureError:
+    except CaptureError as baked:
         if twin is model:
             raise
-    return uncached(export(model), model, export)
+        try:
+            return uncached(export(model), model, export)
+        except CaptureError:
+            raise baked from None
 
 
 def _twin(model: nn.Module) -> nn.Module:
@@ -135,7 +138,7 @@ def _export(
             warnings.catch_warnings(),
             eased.eased(model, dropped),
         ):
-            warnings.filterwarnings("ignore", "The tensor attribute")  # what a model keeps for its next run, torch restores
+            warnings.filterwarnings("ignore", r"The (tensor|\.grad) attribute")  # what a model keeps for its next run, torch restores
             try:
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
             except Exception:

@@ -138,7 +138,9 @@ def _export(
             warnings.catch_warnings(),
             eased.eased(model, dropped),
         ):
-            warnings.filterwarnings("ignore", r"The (tensor|\.grad) attribute")  # what a model keeps for its next run, torch restores
+            warnings.filterwarnings(
+                "ignore", r"The (tensor|\.grad) attribute"
+            )  # what a model keeps for its next run, torch restores
             try:
                 return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
             except Exception:
@@ -195,8 +197,9 @@ def _last_frame(error: BaseException) -> str | None:
 
 def source_line(stack_trace: str | None) -> str | None:
     """`modeling_foo.py:123` of the deepest frame in a node's stack trace that is not torch's own."""
-    frames = [(path.replace(chr(92), "/"), line) for path, line in re.findall(r'File "([^"]+)", line (\d+)', stack_trace or "")]
-    own = [frame for frame in frames if "/torch/" not in frame[0] and not frame[0].startswith("<")] or frames
+    found = re.findall(r'File "([^"<]+)", line (\d+)', stack_trace or "")  # `<eval_with_key>` is a file of torch's own making
+    frames = [(path.replace(chr(92), "/"), line) for path, line in found]
+    own = [frame for frame in frames if "/torch/" not in frame[0]] or frames
     return f"{own[-1][0].rsplit('/', 1)[-1]}:{own[-1][1]}" if own else None
 
 
@@ -255,6 +258,8 @@ def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tup
     prune(graph)
     args, kwargs = program.example_inputs or ((), {})
     inputs, found = describe(args, kwargs), settle(graph, program)
+    for node in graph.nodes:
+        node.meta["val"] = at_sizes(node.meta.get("val"), {})  # sizes that torch has settled by now
     make_concrete(graph, state, (args, kwargs))
     used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     unused = tuple(name for name in program.state_dict if aliases.get(name, name) not in used)

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 ASSERT = torch.ops.aten._assert_scalar.default
 MARK = "graphclone: decided"  # the message of an assertion that this module has written
+_SHAPED = {"new_ones", "new_zeros", "new_full", "ones_like", "zeros_like", "full_like"}  # of a tensor only its shape and dtype
 _CONSTANT = f"{MARK} by constants"  # torch wants to be told again when it goes over the graph; nobody else has to be
 
 
@@ -112,32 +113,43 @@ class _Values(dict[fx.Node, Any]):
         self.varying: set[fx.Node] = set()  # what an input or a buffer has a part in
 
     def catch_up(self) -> None:
-        if self.last is None:
-            places = [node for node in self.nodes if node.op == "placeholder"]
-            if len(places) == len(self.inputs):
-                given = zip(places, self.inputs, strict=True)
-                self.update((place, value) for place, value in given if not (value is None or _empty(value)))
-                self.varying.update(self)
-        node = next(iter(self.nodes)) if self.last is None else self.last.next
         with _disable_current_modes(), torch.no_grad():
+            if self.last is None:
+                self._begin()
+            node = next(iter(self.nodes)) if self.last is None else self.last.next
             while node.op != "root":
                 self._run(node)
                 self.last, node = node, node.next
+
+    def _begin(self) -> None:
+        places = [node for node in self.nodes if node.op == "placeholder"]
+        if len(places) == len(self.inputs):
+            given = zip(places, self.inputs, strict=True)
+            self.update((place, _own(value)) for place, value in given if not (value is None or _empty(value)))
+            self.varying.update(self)
 
     def _run(self, node: fx.Node) -> None:
         if node.op == "get_attr":
             constant = operator.attrgetter(str(node.target))(self.root)
             if isinstance(constant, Tensor) and not _empty(constant):
-                self[node] = constant
-        elif node.op == "call_function" and all(each in self for each in node.all_input_nodes) and not _draws(node):
+                self[node] = _own(constant)
+        elif node.op == "call_function" and not _draws(node):
+            known = self._shape if _name(node) in _SHAPED else self.__getitem__
             with contextlib.suppress(Exception):  # then it is not known
-                args, kwargs = fx.map_arg((node.args, node.kwargs), self.__getitem__)
+                args, kwargs = fx.map_arg((node.args, node.kwargs), known)
                 self[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         if not self.varying.isdisjoint(node.all_input_nodes):
             self.varying.update([node, *self._written(node)])
         if node.op == "call_function" and node not in self:
             for each in self._written(node):
                 del self[each]
+
+    def _shape(self, node: fx.Node) -> Any:
+        """A value, or where it is not known any other of its shape and dtype."""
+        if node in self:
+            return self[node]
+        value = node.meta["val"]
+        return torch.empty([int(size) for size in value.shape], dtype=value.dtype, device=value.device)
 
     def _written(self, node: fx.Node) -> list[fx.Node]:
         """What a call writes into, and every view of it."""
@@ -154,8 +166,17 @@ def _storage(value: Tensor) -> int:
     return int(value.untyped_storage()._cdata)
 
 
+def _own(value: Any) -> Any:
+    """A copy: the graph may write into it."""
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
 def _empty(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.is_meta or isinstance(value, FakeTensor))
+
+
+def _name(node: fx.Node) -> str:
+    return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def _draws(node: fx.Node) -> bool:

@@ -153,6 +153,49 @@ def test_what_a_parameter_or_chance_decides_is_refused(make: type[nn.Module]) ->
         capture(make(), (X,))
 
 
+class Writing(nn.Module):
+    """Writes into its input and a buffer before a value of them decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(8, 8)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        ids.add_(1)
+        self.calls.add_(1)
+        return self.up(x[:, : int(ids[0])]) + torch.ones(int(self.calls) + 1, 1, 1).sum()
+
+
+def test_what_is_worked_out_leaves_inputs_and_buffers_alone() -> None:
+    model, ids = Writing(), torch.tensor([3])
+    trace = capture(model, (X, ids))
+    assert (int(ids), int(model.calls)) == (3, 0)
+    assert torch.equal(select(trace, analyze(trace), {})(X, ids.clone()), model(X, ids.clone()))
+
+
+class Unfilled(nn.Module):
+    """A size of a value that a parameter is in decides; the value itself does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        hidden = self.up(x)
+        whole = hidden.shape[1] * hidden.new_ones(hidden.shape[0], dtype=torch.long)
+        return self.down(hidden if (whole == lengths).all() else hidden.relu())
+
+
+def test_a_tensor_of_which_only_the_shape_is_read_does_not_decide() -> None:
+    model, inputs = Unfilled(), (X, torch.tensor([6, 6]))
+    trace = capture(model, inputs)
+    child = select(trace, analyze(trace), {})
+    assert torch.equal(child(*inputs), model(*inputs))
+    with pytest.raises(RuntimeError, match="cannot take others"):
+        child(X, torch.tensor([6, 5]))
+
+
 class Cache:
     def __init__(self, states: Tensor) -> None:
         self.states = states

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 import graphclone as gc
 from graphclone import axes as algebra
 from graphclone.capture import Trace
-from graphclone.errors import GraphcloneError
+from graphclone.errors import DestinationError, GraphcloneError
 from graphclone.execute import fill
 from graphclone.layout import Layout
 from graphclone.verify import Inputs, Verdict, growth, identity, masked_parent, outputs, permutation, two_roads
@@ -229,8 +229,13 @@ def _at_depth(
 def _destination(model: nn.Module, child: nn.Module, trace: Trace, layout: Layout, inputs: Inputs) -> Verdict:
     theirs = gc.analyze(gc.capture(child, *inputs), like=layout.blocks)
     made = gc.plan(layout, destination=theirs)
-    fill(made, trace.state.__getitem__, child)
-    return two_roads(made, model, child, inputs, trace)
+    filled = fill(made, trace.state.__getitem__, child)
+    verdict = two_roads(made, model, child, inputs, trace)
+    if filled.fresh and not verdict.passed:  # a branch that only the smaller one has, where its widths happen to allow a skip
+        raise DestinationError(
+            f"the smaller instance has {len(filled.fresh)} parameters that the parent has not, and computes with them: {filled.fresh[0]} …"
+        )
+    return verdict
 
 
 def _onnx(layout: Layout, model: nn.Module, trace: Trace, inputs: Inputs) -> str | None:

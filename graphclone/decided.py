@@ -22,6 +22,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 ASSERT = torch.ops.aten._assert_scalar.default
 MARK = "graphclone: decided"  # the message of an assertion that this module has written
 _SHAPED = {"new_ones", "new_zeros", "new_full", "ones_like", "zeros_like", "full_like"}  # of a tensor only its shape and dtype
+_LIKE = {"expand_as", "view_as", "reshape_as", "type_as"}  # of the second tensor only its shape and dtype
+_SELECTING = {"index", "masked_select", "repeat_interleave"}  # the shape of the result is in the other operands
 _CONSTANT = f"{MARK} by constants"  # torch wants to be told again when it goes over the graph; nobody else has to be
 
 
@@ -46,10 +48,11 @@ def deciding(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         values = graphs.setdefault(tracer.graph, _Values(tracer.graph, tracer.root, inputs))
         values.catch_up()
         node = before.next if before is not None else next(iter(tracer.graph.nodes))
-        if node.target is not func or node not in values:
+        value = values.of(node) if node.target is func else None
+        if value is None:
             return result
         with mode:
-            return _decide(tracer, node, result, values[node], MARK if node in values.varying else _CONSTANT)
+            return _decide(tracer, node, result, value, MARK if node in values.varying else _CONSTANT)
 
     ProxyTorchDispatchMode.__torch_dispatch__ = dispatch  # type: ignore[assignment, method-assign]
     try:
@@ -134,15 +137,25 @@ class _Values(dict[fx.Node, Any]):
             if isinstance(constant, Tensor) and not _empty(constant):
                 self[node] = _own(constant)
         elif node.op == "call_function" and not _draws(node):
-            known = self._shape if _name(node) in _SHAPED else self.__getitem__
+            name = _name(node)
+            first = self._shape if name in _SHAPED else self.__getitem__
             with contextlib.suppress(Exception):  # then it is not known
-                args, kwargs = fx.map_arg((node.args, node.kwargs), known)
+                args, kwargs = fx.map_arg((node.args[:1], node.kwargs), first)
+                args += fx.map_arg(node.args[1:], self._shape if name in _LIKE else first)
                 self[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         if not self.varying.isdisjoint(node.all_input_nodes):
             self.varying.update([node, *self._written(node)])
         if node.op == "call_function" and node not in self:
             for each in self._written(node):
                 del self[each]
+
+    def of(self, node: fx.Node) -> Any:
+        """The value of a node, or one that has its shape; None where neither is known."""
+        if node not in self and _name(node) in _SELECTING:
+            with contextlib.suppress(Exception), _disable_current_modes(), torch.no_grad():
+                rest, kwargs = fx.map_arg((node.args[1:], node.kwargs), self.__getitem__)
+                return node.target(self._shape(node.args[0]), *rest, **kwargs)  # type: ignore[operator, arg-type]
+        return self.get(node)
 
     def _shape(self, node: fx.Node) -> Any:
         """A value, or where it is not known any other of its shape and dtype."""

@@ -14,7 +14,7 @@ from graphclone.export.onnx import export_onnx
 from graphclone.export.pytorch import save_graph
 from graphclone.verify import verify
 
-X = torch.randn(2, 6, 8)
+X = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
 
 
 class Grid(nn.Module):
@@ -80,11 +80,22 @@ class Deltas(nn.Module):
         return self.down(torch.relu(self.up(x[:, : int(table[1])]))) + deltas[:, None, None]
 
 
+class Picked(Branch):
+    """How much of a value is picked is known, though not what."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        picked = self.up(x)[mask]
+        if picked.shape[0] > 8:
+            picked = picked.relu()
+        return self.down(picked)
+
+
 CASES = {
     "grid": (Grid, (X, torch.tensor([2, 3])), (X, torch.tensor([3, 2])), True),
     "loop": (Towers, (X, torch.tensor([2, 3])), (X, torch.tensor([3, 2])), False),
     "lengths": (Repeated, (X, torch.tensor([5, 7])), (X, torch.tensor([6, 6])), True),
     "mask": (Branch, (X, torch.ones(2, 6, dtype=torch.bool)), (X, torch.zeros(2, 6, dtype=torch.bool)), False),
+    "picked": (Picked, (X, X.sum(-1) > 0), (X, X.sum(-1) < 9), False),
     "no mask": (Branch, (X, torch.zeros(2, 6, dtype=torch.bool)), (X, torch.ones(2, 6, dtype=torch.bool)), False),
     "deltas": (Deltas, (X, torch.tensor([[1, 4], [2, 3]])), (X, torch.tensor([[1, 5], [2, 3]])), False),
 }

@@ -66,13 +66,20 @@ def _silence() -> Iterator[None]:
 
 
 class _Stacked(TorchFunctionMode):
-    """`torch.tensor([a, b])` of tensors, which torch cannot trace, is a stack of them."""
+    """`torch.tensor([a, b])` of tensors, and `x[[a, b], [c, d]]`, which torch cannot trace: lists of tensors are stacks of them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
-        if func is not torch.tensor or not args or not any(isinstance(each, Tensor) for each in pytree.tree_leaves(args[0])):
-            return func(*args, **options)
-        return _stack(args[0]).to(**{name: value for name, value in options.items() if name in ("dtype", "device") and value})
+        if func is torch.tensor and args and _holds_tensors(args[0]):
+            return _stack(args[0]).to(**{name: value for name, value in options.items() if name in ("dtype", "device") and value})
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[1], tuple):
+            index = tuple(_stack(each) if isinstance(each, (tuple, list)) and _holds_tensors(each) else each for each in args[1])
+            args = (args[0], index, *args[2:])
+        return func(*args, **options)
+
+
+def _holds_tensors(data: Any) -> bool:
+    return any(isinstance(each, Tensor) for each in pytree.tree_leaves(data))
 
 
 def _stack(data: Any) -> Tensor:

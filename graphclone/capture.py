@@ -12,7 +12,7 @@ import inspect
 import operator
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,10 +23,10 @@ from torch.export.graph_signature import InputKind
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
 from graphclone import decided, eased
-from graphclone.decided import ASSERT, MARK, deciding
+from graphclone.decided import ASSERT, MARK, TOLD, deciding
 from graphclone.dynamic import Dynamic, Open, at_sizes, compound, settle, shapes_for
 from graphclone.errors import CaptureError
-from graphclone.faithful import detach_no_grad, own_backwards, remarks, uncached
+from graphclone.faithful import detach_no_grad, forgetful, own_backwards, remarks, uncached
 from graphclone.inputs import describe
 from graphclone.unbacked import make_concrete
 
@@ -94,12 +94,21 @@ def capture(
         program = model
     else:
         with own_backwards(backwards):
-            program = _program(model, lambda traced: _export(traced, args, dict(kwargs or {}), dynamic, dropped))
+            program = _program(
+                model, lambda traced: _export(traced, lambda: forgetful(_twin(model)), args, dict(kwargs or {}), dynamic, dropped)
+            )
     detach_no_grad(program)
+    decisions = asserted(_graphs(program.graph_module))
     if any(_rewrites(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
         program = _functional(program)
     trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)))
-    return replace(trace, remarks=tuple(remarks(program, trace.unused, backwards, dropped)))
+    if asserted([trace.graph]) != decisions:
+        raise CaptureError(
+            "torch drops the check of a value that decides what the model computes",
+            because=f"{decisions} values of the inputs do, and the graph checks {asserted([trace.graph])}",
+            attempt="the model without in-place ops or autocast around the `if`",
+        )
+    return replace(trace, remarks=tuple(remarks(program, trace.unused, backwards, dropped, decisions)))
 
 
 def _program(model: nn.Module, export: Callable[[nn.Module], ExportedProgram]) -> ExportedProgram:
@@ -129,25 +138,31 @@ def _twin(model: nn.Module) -> nn.Module:
 
 
 def _export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: Dynamic, dropped: list[str]
+    model: nn.Module,
+    fresh: Callable[[], nn.Module],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    dynamic: Dynamic,
+    dropped: list[str],
 ) -> ExportedProgram:
+    """`fresh`: the model as it was, for a second attempt: the first may have left something behind."""
     try:
         shapes = shapes_for(dynamic, model, args, kwargs)
         with (
             _use_lazy_graph_module(True),  # nobody runs torch's modules on the way: a quarter of the time
             warnings.catch_warnings(),
-            eased.eased(model, dropped),
         ):
-            warnings.filterwarnings(
-                "ignore", r"The (tensor|\.grad) attribute"
-            )  # what a model keeps for its next run, torch restores
+            # what a model keeps for its next run, torch restores
+            warnings.filterwarnings("ignore", r"The (tensor|\.grad) attribute")
             try:
-                return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+                with eased.eased(model, dropped):
+                    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
             except Exception:
                 if dynamic:
                     raise
-            with deciding(model, args, kwargs):
-                return torch.export.export(model, args, kwargs, strict=False)
+            again = fresh()
+            with eased.eased(again, dropped), deciding(again, args, kwargs):
+                return torch.export.export(again, args, kwargs, strict=False)
     except Exception as error:
         where = source_line(str(error)) or _last_frame(error)
         raise CaptureError(
@@ -302,8 +317,10 @@ def _copy(old: fx.Node, owner: fx.GraphModule, graph: fx.Graph, env: dict[fx.Nod
             attempt="torch.where in place of torch.cond, a Python loop in place of a scan or a while_loop",
         )
     elif old.target is ASSERT:
-        if old.args[1] == MARK:
+        if str(old.args[1]).startswith(MARK):
             _assert_decided(old, graph, env)
+        elif str(old.args[1]).startswith(TOLD):
+            graph.node_copy(old, env.__getitem__)
     elif "_assert_tensor_metadata" in str(old.target) or old.op == "call_module":
         pass  # checks that would forbid the child another dtype or device
     else:
@@ -314,16 +331,17 @@ def _copy(old: fx.Node, owner: fx.GraphModule, graph: fx.Graph, env: dict[fx.Nod
 
 def _assert_decided(old: fx.Node, graph: fx.Graph, env: dict[fx.Node, Any]) -> None:
     """An assertion of `graphclone.decided`, with words for whoever gives a child inputs that decide otherwise."""
-    condition: Any = old.args[0]
-    equal, negated = condition.target is operator.eq, condition.target is torch.sym_not
-    source = condition.args[0] if equal or negated else condition
-    env[condition].meta["val"] = True
-    env[source].meta["val"] = value = condition.args[1] if equal else not negated
-    asked = source.args[0] if source.target is torch.ops.aten.sym_size.int else source
-    where = source_line(asked.meta.get("stack_trace"))
-    place = f" at {where}" if where else ""
-    told = f"the model was traced with inputs for which it computes {value}{place}: a graph of it cannot take others"
-    graph.call_function(ASSERT, (env[condition], told)).meta["val"] = None
+    same: Any = old.args[0]
+    source, value = same.args
+    env[source].meta["val"], env[same].meta["val"] = value, True
+    told = f"{TOLD} it computes {value}{str(old.args[1]).removeprefix(MARK)}: a graph of it cannot take others"
+    graph.call_function(ASSERT, (env[same], told)).meta["val"] = None
+
+
+def asserted(graphs: Iterable[fx.Graph]) -> int:
+    """How many values of the inputs are asserted."""
+    calls = (node for graph in graphs for node in graph.nodes if node.target is ASSERT)
+    return sum(str(node.args[1]).startswith((MARK, TOLD)) for node in calls)
 
 
 def explicit(node: fx.Node) -> fx.Node:

@@ -7,8 +7,11 @@ are worked out from the example inputs, by running so much of the graph as stand
 from __future__ import annotations
 
 import contextlib
+import math
 import operator
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +22,17 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
-ASSERT = torch.ops.aten._assert_scalar.default
-MARK = "graphclone: decided"  # the message of an assertion that this module has written
+aten = torch.ops.aten
+ASSERT = aten._assert_scalar.default
+MARK = (
+    "graphclone: decided"  # how the message of an assertion that this module has written begins; then comes a place in the model
+)
+TOLD = "the model was traced with inputs for which"  # how it begins in a child
 _SHAPED = {"new_ones", "new_zeros", "new_full", "ones_like", "zeros_like", "full_like"}  # of a tensor only its shape and dtype
 _LIKE = {"expand_as", "view_as", "reshape_as", "type_as"}  # of the second tensor only its shape and dtype
+_STATISTICS = {"batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit"}  # they write, and do not say so
 _SELECTING = {"index", "masked_select", "repeat_interleave"}  # the shape of the result is in the other operands
-_CONSTANT = f"{MARK} by constants"  # torch wants to be told again when it goes over the graph; nobody else has to be
+_CONSTANT = "graphclone: constant"  # torch wants to be told again when it goes over the graph; nobody else has to be
 
 
 @contextlib.contextmanager
@@ -49,10 +57,10 @@ def deciding(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         values.catch_up()
         node = before.next if before is not None else next(iter(tracer.graph.nodes))
         value = values.of(node) if node.target is func else None
-        if value is None:
+        if value is None or (isinstance(value, float) and math.isnan(value)):
             return result
         with mode:
-            return _decide(tracer, node, result, value, MARK if node in values.varying else _CONSTANT)
+            return _decide(tracer, node, result, value, f"{MARK}{_place()}" if node in values.varying else _CONSTANT)
 
     ProxyTorchDispatchMode.__torch_dispatch__ = dispatch  # type: ignore[assignment, method-assign]
     try:
@@ -80,7 +88,7 @@ def _decide(tracer: Any, node: fx.Node, result: Any, value: Any, mark: str) -> A
     for dim, (size, found) in enumerate(zip(result.shape, value.shape, strict=True)):
         if _undecided(size):
             _check(size, found)
-            _assert(tracer, _call(tracer, torch.ops.aten.sym_size.int, (node, dim), found), found, mark)
+            _assert(tracer, _call(tracer, aten.sym_size.int, (node, dim), found), found, mark)
     return result
 
 
@@ -98,13 +106,33 @@ def _check(symbol: Any, value: Any) -> None:
         torch._check(symbol == value)  # type: ignore[no-untyped-call]
 
 
-def _assert(tracer: Any, node: fx.Node, value: Any, mark: str) -> None:
-    """Tell whoever runs the graph."""
-    if isinstance(value, bool):
-        same = node if value else _call(tracer, torch.sym_not, (node,), True)
-    else:
-        same = _call(tracer, operator.eq, (node, value), True)
-    _call(tracer, ASSERT, (same, mark), None)
+def _assert(tracer: Any, node: fx.Node, value: Any, message: str) -> None:
+    """Tell whoever runs the graph. torch drops an assertion of what it knows already: so it is a copy of a number that is asserted."""
+    if node.target is not aten.sym_size.int:
+        tensor: Any = node.args[0]
+        with _disable_current_modes():
+            fake = tensor.meta["val"]
+            integer, negative = fake.to(torch.int64), fake < 0
+        if isinstance(value, float) and value == 0:  # which of the two zeros
+            sign = _call(tracer, aten.signbit.default, (tensor,), negative)
+            _assert(tracer, _call(tracer, node.target, (sign,), None), math.copysign(1, value) < 0, message)
+        if isinstance(value, bool):
+            value, copied = int(value), _call(tracer, aten.sum.default, (tensor,), integer)  # 0 or 1
+        else:
+            copied = _call(tracer, aten.clone.default, (tensor,), fake)
+        node = _call(tracer, node.target, (copied,), value)
+    _call(tracer, ASSERT, (_call(tracer, operator.eq, (node, value), True), message), None)
+
+
+def _place() -> str:
+    """Where in the user's model Python is."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        path = Path(frame.f_code.co_filename)
+        if "torch" not in path.parts and path.parent != Path(__file__).parent and path.name != "contextlib.py":
+            return f" at {path.name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
 
 
 class _Values(dict[fx.Node, Any]):
@@ -114,9 +142,10 @@ class _Values(dict[fx.Node, Any]):
         self.nodes, self.root, self.inputs = graph.nodes, root, inputs
         self.last: fx.Node | None = None
         self.varying: set[fx.Node] = set()  # what an input or a buffer has a part in
+        self.casts = int(torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"))  # how deep in autocast
 
     def catch_up(self) -> None:
-        with _disable_current_modes(), torch.no_grad():
+        with _disable_current_modes(), torch.no_grad(), torch._C._DisableAutocast():
             if self.last is None:
                 self._begin()
             node = next(iter(self.nodes)) if self.last is None else self.last.next
@@ -136,13 +165,17 @@ class _Values(dict[fx.Node, Any]):
             constant = operator.attrgetter(str(node.target))(self.root)
             if isinstance(constant, Tensor) and not _empty(constant):
                 self[node] = _own(constant)
-        elif node.op == "call_function" and not _draws(node):
+        elif "autocast" in getattr(node.target, "__name__", ""):
+            self.casts += -1 if "exit" in str(node.target) else 1
+        elif _runs(node):
             name = _name(node)
             first = self._shape if name in _SHAPED else self.__getitem__
             with contextlib.suppress(Exception):  # then it is not known
                 args, kwargs = fx.map_arg((node.args[:1], node.kwargs), first)
                 args += fx.map_arg(node.args[1:], self._shape if name in _LIKE else first)
-                self[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                value = node.target(*args, **kwargs)  # type: ignore[operator]
+                if not self.casts or not any(map(_real, pytree.tree_leaves((args, kwargs, value)))):
+                    self[node] = value
         if not self.varying.isdisjoint(node.all_input_nodes):
             self.varying.update([node, *self._written(node)])
         if node.op == "call_function" and node not in self:
@@ -166,13 +199,41 @@ class _Values(dict[fx.Node, Any]):
 
     def _written(self, node: fx.Node) -> list[fx.Node]:
         """What a call writes into, and every view of it."""
-        if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
-            return []
-        schema = node.target._schema.arguments
-        given = {**dict(zip((each.name for each in schema), node.args, strict=False)), **node.kwargs}
-        targets = [given.get(each.name) for each in schema if each.alias_info is not None and each.alias_info.is_write]
-        storages = {_storage(self[each]) for each in pytree.tree_leaves(targets) if each in self}
+        storages = {storage for each in _arguments(node, written=True) for storage in self._storages(each)}
         return [each for each, value in self.items() if isinstance(value, Tensor) and _storage(value) in storages]
+
+    def _storages(self, node: fx.Node) -> set[int]:
+        """The memory that a value lies in, or, where it is not known, what it may be a view of."""
+        if node in self:
+            return {_storage(self[node])} if isinstance(self[node], Tensor) else set()
+        return {storage for each in _arguments(node, written=False) for storage in self._storages(each)}
+
+
+def _arguments(node: fx.Node, written: bool) -> list[fx.Node]:
+    """The operands that a call writes into; else those that its result may be a view of."""
+    if node.op != "call_function":
+        return []
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.all_input_nodes if not written else []
+    if written and _name(node) in _STATISTICS:
+        return [each for each in node.args[3:5] if isinstance(each, fx.Node)]
+    schema = node.target._schema.arguments
+    given = {**dict(zip((each.name for each in schema), node.args, strict=False)), **node.kwargs}
+    aliases = [each for each in schema if each.alias_info is not None and (each.alias_info.is_write or not written)]
+    return [each for argument in aliases for each in pytree.tree_leaves(given.get(argument.name)) if isinstance(each, fx.Node)]
+
+
+def _runs(node: fx.Node) -> bool:
+    """Whether a call computes something, and by no chance: no switch of torch's own state."""
+    if node.op != "call_function":
+        return False
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return getattr(node.target, "__module__", "") in ("_operator", "math") or "sym_" in getattr(node.target, "__name__", "")
+    return torch.Tag.nondeterministic_seeded not in node.target.tags
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 def _storage(value: Tensor) -> int:
@@ -190,7 +251,3 @@ def _empty(value: Any) -> bool:
 
 def _name(node: fx.Node) -> str:
     return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
-
-
-def _draws(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags

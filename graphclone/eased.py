@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-_PLAIN = (Tensor, int, float, complex, bool, str, type(None), torch.dtype, torch.device)
+_NUMBERS = (int, float, complex, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
+_PLAIN = (Tensor, *_NUMBERS, str, type(None), torch.dtype, torch.device)
 
 
 @contextlib.contextmanager
@@ -42,7 +43,8 @@ def _idle_conversions() -> Iterator[None]:
     def to(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
         tensors = [*module.parameters(), *module.buffers()]
-        same = all(dtype in (None, tensor.dtype) or not tensor.is_floating_point() for tensor in tensors)
+        real = [tensor for tensor in tensors if tensor.is_floating_point() or tensor.is_complex()]
+        same = all(dtype in (None, tensor.dtype) for tensor in real)
         same &= all(device in (None, tensor.device) for tensor in tensors)
         return module if same else given(module, *args, **kwargs)
 
@@ -70,19 +72,26 @@ class _Stacked(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
-        if func is torch.tensor and args and _holds_tensors(args[0]):
-            return _stack(args[0]).to(**{name: value for name, value in options.items() if name in ("dtype", "device") and value})
+        if func == Tensor.data.__set__:  # type: ignore[attr-defined]
+            raise TypeError("a tensor's .data is set: no graph can tell")
+        if func is torch.tensor and args and _stackable(args[0]) and not options.get("requires_grad"):
+            wanted = {name: value for name, value in options.items() if name in ("dtype", "device") and value is not None}
+            return _stack(args[0]).clone().to(**wanted)
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[1], tuple):
-            index = tuple(_stack(each) if isinstance(each, (tuple, list)) and _holds_tensors(each) else each for each in args[1])
+            index = tuple(_stack(each) if isinstance(each, (tuple, list)) and _stackable(each) else each for each in args[1])
             args = (args[0], index, *args[2:])
         return func(*args, **options)
 
 
-def _holds_tensors(data: Any) -> bool:
-    return any(isinstance(each, Tensor) for each in pytree.tree_leaves(data))
+def _stackable(data: Any) -> bool:
+    """Whether some of it is tensors, and in a list each of them a single number (torch takes no others)."""
+    tensors = [each for each in pytree.tree_leaves(data) if isinstance(each, Tensor)]
+    return bool(tensors) and (isinstance(data, Tensor) or all(each.numel() == 1 for each in tensors))
 
 
 def _stack(data: Any) -> Tensor:
     if isinstance(data, Tensor):
         return data.detach()
-    return torch.stack([_stack(each) for each in data]) if isinstance(data, (tuple, list)) else torch.tensor(data)
+    if isinstance(data, (tuple, list)):
+        return torch.stack([_stack(each.reshape(()) if isinstance(each, Tensor) else each) for each in data])
+    return torch.tensor(data)

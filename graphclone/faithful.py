@@ -12,7 +12,6 @@ from torch.autograd import Function
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from graphclone.decided import MARK
 from graphclone.errors import CaptureError
 
 _LARGE = 0.05  # the share of parameters without effect that is worth a word
@@ -68,13 +67,7 @@ def uncached(program: ExportedProgram, model: nn.Module, export: Callable[[nn.Mo
     """
     if not _baked(program):
         return program
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.train()
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    program = export(model)
+    program = export(forgetful(model))
     if baked := _baked(program):
         name, made_of = baked
         raise CaptureError(
@@ -83,6 +76,17 @@ def uncached(program: ExportedProgram, model: nn.Module, export: Callable[[nn.Mo
             attempt="a fresh model that has not run yet; or compute it in forward",
         )
     return program
+
+
+def forgetful(model: nn.Module) -> nn.Module:
+    """The model, without what it drops when it is set to train."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.train()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return model
 
 
 def _baked(program: ExportedProgram) -> tuple[str, str] | None:
@@ -107,14 +111,16 @@ def _baked(program: ExportedProgram) -> tuple[str, str] | None:
     return None
 
 
-def remarks(program: ExportedProgram, dead: Sequence[str], backwards: Sequence[str], dropped: Sequence[str]) -> Iterator[str]:
+def remarks(
+    program: ExportedProgram, dead: Sequence[str], backwards: Sequence[str], dropped: Sequence[str], decisions: int
+) -> Iterator[str]:
     """What a reader should know of a trace. `dead`: tensors without effect; `backwards`: what `own_backwards` found; `dropped`: the
-    classes of outputs that are left out."""
+    classes of outputs that are left out; `decisions`: how many values of the inputs decide what the model computes."""
     for name in dict.fromkeys(dropped):
         yield f"an output is a {name}, which a graph cannot hold: a rewritten graph returns None in its place"
-    if decided := sum(node.args[1:] == (MARK,) for node in program.graph.nodes):
+    if decisions:
         yield (
-            f"what the model computes depends on {decided} values of the example inputs (sizes of images, masks): a rewritten graph "
+            f"what the model computes depends on {decisions} values of the example inputs (sizes of images, masks): a rewritten graph "
             "takes inputs in which these are the same, and refuses others"
         )
     for name in dict.fromkeys(backwards):

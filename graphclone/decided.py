@@ -32,7 +32,6 @@ _SHAPED = {"new_ones", "new_zeros", "new_full", "ones_like", "zeros_like", "full
 _LIKE = {"expand_as", "view_as", "reshape_as", "type_as"}  # of the second tensor only its shape and dtype
 _STATISTICS = {"batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit"}  # they write, and do not say so
 _SELECTING = {"index", "masked_select", "repeat_interleave"}  # the shape of the result is in the other operands
-_CONSTANT = "graphclone: constant"  # torch wants to be told again when it goes over the graph; nobody else has to be
 
 
 @contextlib.contextmanager
@@ -53,14 +52,14 @@ def deciding(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -
         result = given(mode, func, types, args, kwargs)
         if not any(map(_undecided, pytree.tree_leaves(result))):
             return result
-        values = graphs.setdefault(tracer.graph, _Values(tracer.graph, tracer.root, inputs))
+        values = graphs.setdefault(tracer.graph, _Values(tracer, inputs))
         values.catch_up()
         node = before.next if before is not None else next(iter(tracer.graph.nodes))
         value = values.of(node) if node.target is func else None
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return result
         with mode:
-            return _decide(tracer, node, result, value, f"{MARK}{_place()}" if node in values.varying else _CONSTANT)
+            return _decide(values, node, result, value, f"{MARK}{_place()}" if node in values.varying else "")
 
     ProxyTorchDispatchMode.__torch_dispatch__ = dispatch  # type: ignore[assignment, method-assign]
     try:
@@ -74,26 +73,54 @@ def _undecided(value: Any) -> bool:
     return any(isinstance(size, (SymInt, SymFloat, SymBool)) and bool(free_unbacked_symbols(size)) for size in sizes)
 
 
-def _decide(tracer: Any, node: fx.Node, result: Any, value: Any, mark: str) -> Any:
-    """The result of a call, with the sizes of its tensors known; in place of a number, the number."""
+def _decide(values: _Values, node: fx.Node, result: Any, value: Any, message: str) -> Any:
+    """The result of a call, with the sizes of its tensors known; in place of a number, the number. `message`, of the assertion: empty
+    where only constants decide, of which nobody has to be told."""
+    tracer = values.tracer
     if isinstance(result, (tuple, list)):
-        parts = [_call(tracer, operator.getitem, (node, index), each) for index, each in enumerate(result)]
-        return type(result)(_decide(tracer, *each, mark) for each in zip(parts, result, value, strict=True))
+        parts = [_call(tracer, operator.getitem, (node, index), node.meta["val"][index]) for index in range(len(result))]
+        return type(result)(_decide(values, *each, message) for each in zip(parts, result, value, strict=True))
     if not _undecided(result):
         return result
-    if not isinstance(result, Tensor):
+    if isinstance(result, Tensor):
+        open_ = [dim for dim, size in enumerate(result.shape) if _undecided(size)]
+        found = _length(values, node, open_[0], value.shape[open_[0]]) if message and len(open_) == 1 and value.numel() else None
+        if len(open_) > 1 or not value.numel() or (message and found is None):
+            return result
+        _check(result.shape[open_[0]], value.shape[open_[0]])
+    elif node.target in (aten.item.default, aten._local_scalar_dense.default):
+        found = node.args[0], value
         _check(result, value)
-        _assert(tracer, node, value, mark)
-        return value
-    for dim, (size, found) in enumerate(zip(result.shape, value.shape, strict=True)):
-        if _undecided(size):
-            _check(size, found)
-            _assert(tracer, _call(tracer, aten.sym_size.int, (node, dim), found), found, mark)
+        result = value
+    else:
+        return result
+    if message and found is not None:
+        _assert(tracer, *found, message)
     return result
 
 
-def _call(tracer: Any, target: Any, args: tuple[Any, ...], value: Any) -> fx.Node:
-    node: fx.Node = tracer.create_node("call_function", target, args, {})
+def _length(values: _Values, node: fx.Node, dim: int, size: int) -> tuple[Any, int] | None:
+    """The size of a dim as the sum of a tensor, and what that is: of the mask or the repeats, where they select from another tensor; else
+    counted, since the other dims may have other sizes in a child."""
+    with _disable_current_modes():
+        if _name(node) in _SELECTING:
+            chosen = [each for each in pytree.tree_leaves(node.args[1:]) if isinstance(each, fx.Node)]
+            repeats = _name(node) == "repeat_interleave"
+            chosen = [each for each in chosen if each in values and (repeats or values[each].dtype == torch.bool)]
+            if len(chosen) != 1:
+                return None
+            source, ones, size = chosen[0], chosen[0].meta["val"], int(values[chosen[0]].sum())
+        else:
+            ones = torch.ones_like(node.meta["val"], dtype=torch.int64)
+            source = _call(values.tracer, aten.ones_like.default, (node,), ones, dtype=torch.int64)
+            if others := [each for each in range(ones.dim()) if each != dim]:
+                ones = ones.amax(others)
+                source = _call(values.tracer, aten.amax.default, (source, others), ones)
+        return _call(values.tracer, aten.sum.default, (source,), ones.sum()), size
+
+
+def _call(tracer: Any, target: Any, args: tuple[Any, ...], value: Any, **kwargs: Any) -> fx.Node:
+    node: fx.Node = tracer.create_node("call_function", target, args, kwargs)
     node.meta["val"] = value
     return node
 
@@ -106,22 +133,19 @@ def _check(symbol: Any, value: Any) -> None:
         torch._check(symbol == value)  # type: ignore[no-untyped-call]
 
 
-def _assert(tracer: Any, node: fx.Node, value: Any, message: str) -> None:
-    """Tell whoever runs the graph. torch drops an assertion of what it knows already: so it is a copy of a number that is asserted."""
-    if node.target is not aten.sym_size.int:
-        tensor: Any = node.args[0]
-        with _disable_current_modes():
-            fake = tensor.meta["val"]
-            integer, negative = fake.to(torch.int64), fake < 0
-        if isinstance(value, float) and value == 0:  # which of the two zeros
-            sign = _call(tracer, aten.signbit.default, (tensor,), negative)
-            _assert(tracer, _call(tracer, node.target, (sign,), None), math.copysign(1, value) < 0, message)
-        if isinstance(value, bool):
-            value, copied = int(value), _call(tracer, aten.sum.default, (tensor,), integer)  # 0 or 1
-        else:
-            copied = _call(tracer, aten.clone.default, (tensor,), fake)
-        node = _call(tracer, node.target, (copied,), value)
-    _call(tracer, ASSERT, (_call(tracer, operator.eq, (node, value), True), message), None)
+def _assert(tracer: Any, tensor: Any, value: Any, message: str) -> None:
+    """Tell whoever runs the graph. torch drops an assertion of what it knows already: so it is a copy of the number that is asserted."""
+    fake = tensor.meta["val"]
+    with _disable_current_modes():
+        integer, negative = fake.to(torch.int64), fake < 0
+    if isinstance(value, float) and value == 0:  # which of the two zeros
+        _assert(tracer, _call(tracer, aten.signbit.default, (tensor,), negative), math.copysign(1, value) < 0, message)
+    if isinstance(value, bool):
+        value, copied = int(value), _call(tracer, aten.sum.default, (tensor,), integer)  # 0 or 1
+    else:
+        copied = _call(tracer, aten.clone.default, (tensor,), fake)
+    number = _call(tracer, aten._local_scalar_dense.default, (copied,), value)
+    _call(tracer, ASSERT, (_call(tracer, operator.eq, (number, value), True), message), None)
 
 
 def _place() -> str:
@@ -138,8 +162,8 @@ def _place() -> str:
 class _Values(dict[fx.Node, Any]):
     """What the nodes of a growing graph are on the example inputs, as far as no parameter and no chance has a part in it."""
 
-    def __init__(self, graph: fx.Graph, root: Any, inputs: Sequence[Any]) -> None:
-        self.nodes, self.root, self.inputs = graph.nodes, root, inputs
+    def __init__(self, tracer: Any, inputs: Sequence[Any]) -> None:
+        self.tracer, self.nodes, self.inputs = tracer, tracer.graph.nodes, inputs
         self.last: fx.Node | None = None
         self.varying: set[fx.Node] = set()  # what an input or a buffer has a part in
         self.casts = int(torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"))  # how deep in autocast
@@ -162,7 +186,7 @@ class _Values(dict[fx.Node, Any]):
 
     def _run(self, node: fx.Node) -> None:
         if node.op == "get_attr":
-            constant = operator.attrgetter(str(node.target))(self.root)
+            constant = operator.attrgetter(str(node.target))(self.tracer.root)
             if isinstance(constant, Tensor) and not _empty(constant):
                 self[node] = _own(constant)
         elif "autocast" in getattr(node.target, "__name__", ""):

@@ -371,10 +371,8 @@ def apply(node: fx.Node, facts: Facts) -> None:
     if not isinstance(node.target, torch._ops.OpOverload):
         _opaque(node, facts, "opaque")
         return
-    if node.target is torch.ops.aten.sym_size.int:  # an open size: whoever is given it is looked after by `Op.follow`
-        if isinstance(node.meta.get("val"), int) and (source := facts.types.get(cast(fx.Node, node.args[0]))) is not None:
-            algebra.freeze(source.axes[cast(int, node.args[1])], Reason("its size decides what the model computes", node))
-        return
+    if node.target is torch.ops.aten.sym_size.int:
+        return  # an open size: whoever is given it is looked after by `Op.follow`
     op, found, value = Op(node, facts), rule_for(node.target) or RULES["otherwise"], node.meta.get("val")
     try:
         result: Any = found(op) if isinstance(value, (Tensor, tuple, list)) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from graphclone.capture import Trace, capture, prune
+from graphclone.rules import mixing
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,42 @@ def captured(module: nn.Module, inputs: tuple[Tensor, ...]) -> Program:
     return program
 
 
+SUMMED = (
+    "sum",
+    "mean",
+    "norm",
+    "var",
+    "std",
+    "softmax",
+    "softmin",
+    "quantile",
+    "trapezoid",
+    "prod",
+    "dist",
+    "fft",
+    "conv",
+    "pool",
+)
+
+
+def _rounded(value: Tensor, jitter: torch.Generator) -> Tensor:
+    """A value whose last bits are others. Zeros, and what is no sum, stay."""
+    if not value.is_floating_point():
+        return value
+    return value + 1e-14 * value.abs().max().nan_to_num() * torch.randn(value.shape, generator=jitter, dtype=value.dtype) * (
+        value != 0
+    )
+
+
 @torch.no_grad()
 def run(
-    graph: fx.Graph, inputs: Sequence[Tensor], state: dict[str, Tensor], env: dict[fx.Node, Any] | None = None
+    graph: fx.Graph,
+    inputs: Sequence[Tensor],
+    state: dict[str, Tensor],
+    env: dict[fx.Node, Any] | None = None,
+    jitter: torch.Generator | None = None,
 ) -> list[Tensor]:
-    """Interpret a graph: as its module would, without generating code."""
+    """Interpret a graph: as its module would, without generating code. `jitter`: round what is summed otherwise."""
     env = {} if env is None else env
     waiting = iter(inputs)
     for node in graph.nodes:
@@ -144,4 +177,8 @@ def run(
         elif node.op == "call_function":
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), env.__getitem__)
             env[node] = node.target(*args, **kwargs)
+            if jitter is not None and (mixing(node.target) or any(each in str(node.target) for each in SUMMED)):
+                env[node] = pytree.tree_map_only(
+                    Tensor, functools.partial(_rounded, jitter, "norm" in str(node.target)), env[node]
+                )
     return [env[node] for node in next(reversed(graph.nodes)).args[0]]

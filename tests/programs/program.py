@@ -149,13 +149,13 @@ SUMMED = (
 )
 
 
-def _rounded(value: Tensor, jitter: torch.Generator) -> Tensor:
-    """A value whose last bits are others. Zeros, and what is no sum, stay."""
-    if not value.is_floating_point():
+def _rounded(jitter: torch.Generator, centred: bool, value: Tensor) -> Tensor:
+    """A value whose last bits are others. Zeros stay, but for those of a norm: they are what is left when a mean is taken off."""
+    if not value.is_floating_point() or not value.numel():
         return value
-    return value + 1e-14 * value.abs().max().nan_to_num() * torch.randn(value.shape, generator=jitter, dtype=value.dtype) * (
-        value != 0
-    )
+    noise = 1e-14 * torch.randn(value.shape, generator=jitter, dtype=value.dtype)
+    largest = value.abs().max().nan_to_num()
+    return value + (largest + 1.0 if centred else largest * (value != 0)) * noise
 
 
 @torch.no_grad()

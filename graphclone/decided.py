@@ -30,6 +30,7 @@ MARK = (
 TOLD = "the model was traced with inputs for which"  # how it begins in a child
 _SHAPED = {"new_ones", "new_zeros", "new_full", "ones_like", "zeros_like", "full_like"}  # of a tensor only its shape and dtype
 _LIKE = {"expand_as", "view_as", "reshape_as", "type_as"}  # of the second tensor only its shape and dtype
+_SPREADING = {"expand", "expand_as", "unsqueeze", "to", "type_as", "contiguous", "clone", "detach"}  # a mask over more dims
 _STATISTICS = {"batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit"}  # they write, and do not say so
 _SELECTING = {"index", "masked_select", "repeat_interleave"}  # the shape of the result is in the other operands
 
@@ -109,7 +110,10 @@ def _length(values: _Values, node: fx.Node, dim: int, size: int) -> tuple[Any, i
             chosen = [each for each in chosen if each in values and (repeats or values[each].dtype == torch.bool)]
             if len(chosen) != 1:
                 return None
-            source, ones, size = chosen[0], chosen[0].meta["val"], int(values[chosen[0]].sum())
+            source = chosen[0]
+            while _name(source) in _SPREADING and source.args[0] in values:  # over dims that may have other sizes in a child
+                source = source.args[0]  # type: ignore[assignment]
+            ones, size = source.meta["val"], int(values[source].sum())
         else:
             ones = torch.ones_like(node.meta["val"], dtype=torch.int64)
             source = _call(values.tracer, aten.ones_like.default, (node,), ones, dtype=torch.int64)

@@ -92,12 +92,23 @@ class Picked(Branch):
         return self.down(picked)
 
 
+class Spread(Branch):
+    """A mask over the width of the model, as placeholders of images are counted."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        hidden = self.up(x)
+        if hidden[mask.unsqueeze(-1).expand_as(hidden)].numel() > 8 * hidden.shape[-1]:
+            hidden = hidden.relu()
+        return self.down(hidden)
+
+
 CASES = {
     "grid": (Grid, (X, torch.tensor([2, 3])), (X, torch.tensor([3, 2])), True),
     "loop": (Towers, (X, torch.tensor([2, 3])), (X, torch.tensor([3, 2])), False),
     "lengths": (Repeated, (X, torch.tensor([5, 7])), (X, torch.tensor([6, 6])), True),
     "mask": (Branch, (X, torch.ones(2, 6, dtype=torch.bool)), (X, torch.zeros(2, 6, dtype=torch.bool)), False),
     "picked": (Picked, (X, X.sum(-1) > 0), (X, X.sum(-1) < 9), False),
+    "spread": (Spread, (X, X.sum(-1) > 0), (X, X.sum(-1) < 9), False),
     "no mask": (Branch, (X, torch.zeros(2, 6, dtype=torch.bool)), (X, torch.ones(2, 6, dtype=torch.bool)), False),
     "deltas": (Deltas, (X, torch.tensor([[1, 4], [2, 3]])), (X, torch.tensor([[1, 5], [2, 3]])), False),
 }

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
-    ["axes", "plan", "inputs", "unbacked", "dynamic"],
+    ["axes", "plan", "inputs", "unbacked", "dynamic", "decided", "eased"],
     ["faithful", "capture", "fitting"],
     ["rules"],
     ["decompose", "streams"],

@@ -340,7 +340,7 @@ create("rand randn randint randperm eye linspace logspace tril_indices triu_indi
 def drawn(op: Op) -> Axes:
     """Numbers are drawn in order: in a child each unit would get another's."""
     op.shape_only(op.first)
-    return tuple(op.positional(axis.size, "its random numbers are drawn in order") for axis in op.axes(op.first))
+    return tuple(op.freeze(axis, "its random numbers are drawn in order") for axis in op.axes(op.first))
 
 
 @rule("zeros_like ones_like full_like empty_like")

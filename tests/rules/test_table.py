@@ -161,7 +161,7 @@ test_new_tensors = check(
         ("linspace", "-> [a]", lambda n: aten.linspace(0, 1, n.a)),
         ("new_ones", "a b -> c d", lambda x, n: aten.new_ones(x, [n.c, n.d])),
         ("zeros_like", "a b -> a b"),
-        ("rand_like", "a b -> a b"),
+        ("rand_like", "[a] [b] -> [a] [b]"),
         ("rand", "-> [a]", lambda n: aten.rand([n.a])),
         ("randperm", "-> [a]", lambda n: aten.randperm(n.a)),
         ("hann_window", "-> [a]", lambda n: aten.hann_window(n.a)),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from graphclone.decided import ASSERT, deciding
+from graphclone.decided import ASSERT
 from graphclone.eased import eased
 from graphclone.errors import OutputError
 
@@ -148,8 +148,7 @@ _FREEDOMS: dict[str, Callable[[_Plain], Shapes]] = {
 
 def _exported(plain: _Plain, shapes: Shapes, path: Path) -> float:
     size = sum(tensor.numel() * tensor.element_size() for tensor in plain.state_dict().values())
-    decided = contextlib.nullcontext() if any(shapes) else deciding(plain, plain.inputs, {})
-    with torch.no_grad(), _quiet(), eased(plain, []), decided:
+    with torch.no_grad(), _quiet(), eased(plain, []):
         torch.onnx.export(
             plain,
             tuple(each.clone() for each in plain.inputs),  # the exporter leaves marks on them

@@ -268,10 +268,11 @@ def test_a_pickle_is_refused_unless_asked_for(run: Run, tmp_path: Path) -> None:
 
 def test_a_model_that_cannot_be_exported_is_told_where(run: Run, tmp_path: Path) -> None:
     (tmp_path / "branching_model.py").write_text(
-        "import torch\n\n\nclass Model(torch.nn.Module):\n    def forward(self, x):\n        if x.sum() > 0:\n"
-        "            return x\n        return -x\n\n    def example_inputs(self):\n        return torch.randn(3, 4)\n"
+        "import torch\n\n\nclass Model(torch.nn.Linear):\n    def forward(self, x):\n        if super().forward(x).sum() > 0:\n"
+        "            return x\n        return -x\n\n    def example_inputs(self):\n        return torch.randn(3, 4)\n\n\n"
+        "def make():\n    return Model(4, 4)\n"
     )
-    done = run("inspect", "branching_model:Model")
+    done = run("inspect", "branching_model:make")
     assert done.status == 2
     assert "CaptureError" in done.err
     assert "branching_model.py:6" in done.err

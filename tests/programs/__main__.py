@@ -13,9 +13,8 @@ from tests.programs.survey import Tally, survey
 
 
 def show(program: Program) -> None:
-    outcome = judge(program)
     print(program.source())
-    print(outcome.crash or "; ".join(outcome.wrong) or ("unstable" if outcome.unstable else "as it should be"))
+    print(judge(program).verdict)
 
 
 def share(part: int, whole: int) -> str:
@@ -41,7 +40,9 @@ def main() -> None:
             print(f"{total.counts['programs']} programs, {time.perf_counter() - began:.0f} s", flush=True)
     counts, seconds = total.counts, time.perf_counter() - began
     print(f"\n{counts['programs']} programs of {counts['calls'] / counts['programs']:.1f} calls in {seconds:.0f} s")
-    print(f"wrong {counts['wrong']}, crashes {counts['crash']}, unstable {counts['unstable']}")
+    print(
+        f"wrong {counts['wrong']}, crashes {counts['crash']}, unstable {counts['unstable']}, decided by rounding {counts['rounding']}"
+    )
     print(f"free factors {share(counts['free factors'], counts['factors'])} of {counts['factors']}")
     print(f"parameter elements on a free axis {share(counts['free elements'], counts['elements'])}")
     print(f"programs that use each of {len(total.ops)} ops:")

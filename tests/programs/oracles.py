@@ -6,7 +6,7 @@
 - *reordered*: the same positions in another order give the same results in that order.
 
 Values are float64, so equal means equal to ten digits; where a relative change of 1e-12 in the inputs changes the results, a
-difference means nothing (*unstable*).
+difference means nothing (*unstable*); nor where the child's own sums, rounded otherwise, already give something else (*rounding*).
 """
 
 from __future__ import annotations
@@ -38,12 +38,18 @@ class Outcome:
     wrong: tuple[str, ...] = ()
     crash: str = ""
     unstable: bool = False
+    rounding: bool = False
     layout: Layout | None = field(default=None, repr=False)
 
     @property
     def fault(self) -> str:
         """What kind of fault it is: the same kind has to remain while a program is made smaller."""
         return f"crash {self.crash[:30]}" if self.crash else "wrong" if self.wrong else ""
+
+    @property
+    def verdict(self) -> str:
+        undecided = "unstable" if self.unstable else "decided by rounding" if self.rounding else ""
+        return self.crash or "; ".join(self.wrong) or undecided or "as it should be"
 
 
 def judge(program: Program) -> Outcome:
@@ -57,7 +63,7 @@ def judge(program: Program) -> Outcome:
             for name, error, keep in _verdicts(program, layout):
                 if not error <= TOLERANCE:
                     if rounding_decides(program, layout, keep):
-                        return Outcome(unstable=True, layout=layout)
+                        return Outcome(rounding=True, layout=layout)
                     wrong.append(f"{name}: differs by {error:.1e}")
     except Exception as error:  # whatever it is, it is no answer
         lines = str(error).strip().splitlines() or [""]

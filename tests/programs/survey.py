@@ -45,7 +45,9 @@ def portion(job: tuple[int, int, int]) -> Tally:
         program = generate(Random(f"{seed}/{number}"))
         tally.ops.update({name_of(node.target) for node in program.calls})
         outcome = judge(program)
-        tally.counts.update({"programs": 1, "calls": len(program.calls), "unstable": outcome.unstable})
+        tally.counts.update(
+            {"programs": 1, "calls": len(program.calls), "unstable": outcome.unstable, "rounding": outcome.rounding}
+        )
         if outcome.layout is not None:
             tally.counts.update(freedom(outcome.layout))
         if outcome.fault:

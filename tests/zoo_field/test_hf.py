@@ -23,9 +23,21 @@ SAMPLE = (
     "hf/qwen2_vl/Qwen2VLForConditionalGeneration",
     "hf/gemma3/Gemma3ForConditionalGeneration",
 )
+HEADS = (
+    "hf/bert/BertForMultipleChoice",
+    "hf/bart/BartForSequenceClassification",
+    "hf/t5/T5ForSequenceClassification",
+    "hf/wav2vec2/Wav2Vec2ForXVector",
+    "hf/convnext/ConvNextBackbone",
+    "hf/pvt_v2/PvtV2Backbone",
+    "hf/musicgen/MusicgenForCausalLM",
+    "hf/longformer/LongformerForQuestionAnswering",
+    "hf/sapiens2/Sapiens2ForPointmapEstimation",
+    "hf/videomae/VideoMAEForPreTraining",
+)
 
 
-@pytest.mark.parametrize("name", SAMPLE)
+@pytest.mark.parametrize("name", SAMPLE + HEADS)
 def test_builds_and_runs(name: str) -> None:
     assert name in names(every_head=True)
     tiny = find(name)
@@ -59,9 +71,35 @@ def test_one_class_per_type() -> None:
     assert set(default) < set(names(every_head=True))
 
 
-def test_says_why_not() -> None:
-    with pytest.raises(Unbuildable, match="no forward"):
-        find("hf/bark/BarkModel").build()
+def test_each_choice_gets_a_score() -> None:
+    tiny = find("hf/bert/BertForMultipleChoice")
+    _, kwargs = tiny.inputs()
+    batch, choices, length = kwargs["input_ids"].shape
+    assert kwargs["attention_mask"].shape == (batch, choices, length)
+    with torch.no_grad():
+        assert tiny.build()(**kwargs).logits.shape == (batch, choices)
+
+
+def test_every_row_ends_once() -> None:
+    tiny = find("hf/bart/BartForSequenceClassification")
+    _, kwargs = tiny.inputs()
+    ends = kwargs["input_ids"] == tiny.build().config.eos_token_id
+    assert (ends.sum(-1) == 1).all()
+    assert (kwargs["attention_mask"][ends] == 1).all()
+    assert "decoder_input_ids" not in kwargs
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("hf/bark/BarkModel", "no forward"),
+        ("hf/sam2_video/Sam2VideoModel", "an inference session"),
+        ("hf/qwen2/JevForDecision", "built from a JevConfig, not a Qwen2Config"),
+    ],
+)
+def test_says_why_not(name: str, why: str) -> None:
+    with pytest.raises(Unbuildable, match=why):
+        find(name).build()
 
 
 def size(model: torch.nn.Module) -> int:

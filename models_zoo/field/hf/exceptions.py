@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -383,6 +383,63 @@ def exceptions(model_type: str, owner: str = "") -> dict[str, Any]:
     return _EXCEPTIONS.get(model_type, {}) | _EXCEPTIONS.get(f"{owner}/{model_type}", {})
 
 
+def _listed(field: str) -> Callable[[dict[str, Any]], list[int]]:
+    """A list, as in a config loaded from JSON, where the default is a tuple and the model adds a list to it."""
+    return lambda sizes: list(sizes[field])
+
+
+def _with_text(sizes: dict[str, Any]) -> Any:
+    """The same queries' transformer, with the layers that read text."""
+    return replace(sizes["qformer_config"], use_qformer_text_input=True)
+
+
+_DECODED: dict[str, Any] = dict(
+    head_config=Pair(
+        dict(upsample_out_channels=[48, 32], conv_out_channels=[32, 16]),
+        dict(upsample_out_channels=[24, 16], conv_out_channels=[16, 8]),
+    )
+)
+_SCALES: dict[str, Any] = dict(scale_conv_out_channels=[16, 8], scale_final_hidden_sizes=[32, 16])
+_ONE_HEAD: dict[str, Any] = dict(num_cross_attention_heads=1)  # the channels of a Fourier encoding are odd
+_SPEAKER: dict[str, Any] = dict(tdnn_dim=Pair([64, 64, 64, 64, 96], [32, 32, 32, 32, 48]))
+_OF_CLASS: dict[str, dict[str, Any]] = {
+    "Blip2ForImageTextRetrieval": dict(qformer_config=_with_text),
+    "ConvNextBackbone": dict(hidden_sizes=_listed("hidden_sizes")),
+    "ConvNextV2Backbone": dict(hidden_sizes=_listed("hidden_sizes")),
+    "FocalNetBackbone": dict(hidden_sizes=_listed("hidden_sizes")),
+    "Data2VecAudioForXVector": _SPEAKER,
+    "DetrForSegmentation": dict(encoder_attention_heads=8),  # a channel each, and eight groups of channels
+    "FlavaForPreTraining": dict(return_loss=False, init_codebook=False),  # the codebook makes the loss's targets only
+    "Llama4VisionModel": dict(intermediate_size=lambda sizes: int(sizes["hidden_size"] / sizes["pixel_shuffle_ratio"] ** 2)),
+    "PerceiverForImageClassificationConvProcessing": _ONE_HEAD,
+    "PerceiverForImageClassificationFourier": _ONE_HEAD,
+    "PerceiverModel": dict(d_model=128),  # what it is given, which stays
+    "PvtV2Backbone": dict(num_encoder_blocks=4),  # its stages' names are of four
+    "ReformerModelWithLMHead": dict(is_decoder=True),
+    "Sapiens2ForImageMatting": _DECODED,
+    "Sapiens2ForNormalEstimation": _DECODED,
+    "Sapiens2ForPointmapEstimation": dict(
+        head_config=Pair(_DECODED["head_config"].parent | _SCALES, _DECODED["head_config"].child | _SCALES)
+    ),
+    "Sapiens2ForPoseEstimation": _DECODED,
+    "Sapiens2ForSemanticSegmentation": _DECODED,
+    "T5ForSequenceClassification": dict(decoder_start_token_id=0),
+    "ShieldGemma2ForImageClassification": dict(yes_token_index=8, no_token_index=9),
+    "T5GemmaEncoderModel": dict(is_encoder_decoder=False),
+    "UniSpeechSatForXVector": _SPEAKER,
+    "Wav2Vec2ForXVector": _SPEAKER,
+    "Wav2Vec2ConformerForCTC": dict(vocab_size=61),
+    "Wav2Vec2ConformerForXVector": _SPEAKER,
+    "WavLMForXVector": _SPEAKER,
+}
+OWN_CONFIG = ("JevForDecision",)  # listed under types whose config has none of the head's fields
+
+
+def of_class(name: str) -> dict[str, Any]:
+    """For the config of a model of this class, beside what its type says."""
+    return _OF_CLASS.get(name, {})
+
+
 # Their rotary embedding takes sections for time, height and width even where the default config names none.
 _SECTIONS = ("cohere_compass", "cosmos3", "ernie4_5_vl", "glm4v", "glm_image", "glm_ocr", "hunyuan_vl", "paddleocr_vl", "qwen2_5_omni",
              "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_omni", "qwen3_vl", "qwen4_exp")  # fmt: skip
@@ -420,10 +477,12 @@ _INPUT_IS_STREAM = (
     "pocket_tts_audio_tokenizer_decoder",
     "pop2piano",
     "vibevoice_acoustic_tokenizer_decoder",
+    "PI0Model",
+    "SpeechT5Model",
 )
 # Stages of one layer are read off wrongly by the model itself.
 _NEEDS_DEPTH = ("glpn", "poolformer", "pvt", "zamba", "mistral_large4", "mistral_large4_text")
 
 
-def has_smaller(model_type: str) -> bool:
-    return model_type not in _INPUT_IS_STREAM + _NEEDS_DEPTH
+def has_smaller(model_type: str, class_name: str) -> bool:
+    return not {model_type, class_name} & {*_INPUT_IS_STREAM, *_NEEDS_DEPTH}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models_zoo.entry import Unbuildable, integers, reals
 from models_zoo.field.hf.case import LENGTH, PICTURES, TARGET, TEXTS, Case
+from models_zoo.field.hf.heads import for_head
 from models_zoo.field.hf.pictures import pictures
 from models_zoo.field.hf.sounds import sounds
 from models_zoo.field.hf.special import SENSES, SPECIAL
@@ -30,10 +31,11 @@ def example(model: nn.Module) -> Made:
     for name, maker in _MAKERS.items():
         if name in case.accepts and name not in made and (value := maker(case, made)) is not None:
             made[name] = value
+    made = {name: value for name, value in for_head(case, made).items() if value is not None}
     missing = [name for name in case.required if name not in made]
     if missing:
         raise Unbuildable(f"no maker for the inputs {', '.join(missing)}")
-    return {name: value for name, value in made.items() if name in case.accepts and value is not None}
+    return {name: value for name, value in made.items() if name in case.accepts}
 
 
 def text_with_images(case: Case) -> Made:

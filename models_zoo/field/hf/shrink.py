@@ -172,13 +172,13 @@ def _rebuild(config: Any, scale: Scale, settings: dict[str, Any], owner: str = "
     if "pad_token_id" in sizes and sizes["pad_token_id"] is None:
         sizes["pad_token_id"] = 0
     sizes |= _outputs(config, sizes, plain)
-    for name, fix in exceptions(config.model_type, owner).items():
+    for name, fix in (*exceptions(config.model_type, owner).items(), *settings.items()):
         if fix is ...:  # left to the config's own rule
             sizes.pop(name, None)
         elif name != TEXT:
             fixed = fix.of(scale.half) if isinstance(fix, Pair) else fix
             sizes[name] = fixed(sizes) if callable(fixed) else fixed
-    return _built(config, sizes | settings, guessed)
+    return _built(config, sizes, guessed)
 
 
 def _built(config: Any, sizes: dict[str, Any], guessed: dict[str, Any]) -> Any:

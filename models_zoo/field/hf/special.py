@@ -85,7 +85,7 @@ def _regions(case: Case) -> Made:
     }
 
 
-@special("mllama")
+@special("mllama", "mllama_vision_model")
 def _tiles(case: Case) -> Made:
     words = _words(case)
     tiles = case.size("max_num_tiles")
@@ -499,4 +499,7 @@ NOT_TENSORS = {
     "gemma4_assistant": "its forward takes the target model's shared keys and values",
     "gemma4_unified_assistant": "its forward takes the target model's shared keys and values",
     "sam3_tracker_video": "its forward takes an inference session",
-}
+    "EdgeTamVideoModel": "its forward takes an inference session",
+    "Sam2VideoModel": "its forward takes an inference session",
+    "Sam3VideoModel": "its forward takes an inference session",
+}  # by model type or by class

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from models_zoo.entry import Inputs, Tiny, Unbuildable, seeded
-from models_zoo.field.hf.exceptions import has_smaller
+from models_zoo.field.hf.exceptions import OWN_CONFIG, has_smaller, of_class
 from models_zoo.field.hf.inputs import example
 from models_zoo.field.hf.registry import classes, default_config, model_class
 from models_zoo.field.hf.shrink import nested, shrink
@@ -33,7 +33,7 @@ def find(name: str) -> Tiny:
     def inputs() -> Inputs:
         return (), dict(_example(model_type, class_name))
 
-    return Tiny(name, seeded(parent, 0), inputs, seeded(child, 1) if has_smaller(model_type) else None)
+    return Tiny(name, seeded(parent, 0), inputs, seeded(child, 1) if has_smaller(model_type, class_name) else None)
 
 
 @cache
@@ -42,8 +42,8 @@ def _example(model_type: str, class_name: str) -> dict[str, Any]:
 
 
 def _build(model_type: str, class_name: str, half: bool) -> nn.Module:
-    if model_type in NOT_TENSORS:
-        raise Unbuildable(NOT_TENSORS[model_type])
+    if reason := NOT_TENSORS.get(model_type) or NOT_TENSORS.get(class_name):
+        raise Unbuildable(reason)
     try:
         architecture = model_class(class_name)
         plain = architecture.forward is nn.Module.forward
@@ -56,7 +56,9 @@ def _build(model_type: str, class_name: str, half: bool) -> nn.Module:
     if plain:
         raise Unbuildable(f"{class_name} has no forward")
     default = next((part for part in nested(default) if type(part) is architecture.config_class), default)
-    settings = {} if "QuestionAnswering" in class_name else {"num_labels": 7}
+    if class_name in OWN_CONFIG and type(default) is not architecture.config_class:
+        raise Unbuildable(f"{class_name} is built from a {architecture.config_class.__name__}, not a {type(default).__name__}")
+    settings = ({} if "QuestionAnswering" in class_name else {"num_labels": 7}) | of_class(class_name)
     config = shrink(default, half, **settings)
     try:
         model: Any = architecture(config)

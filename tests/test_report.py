@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 import graphclone as gc
-from graphclone import report
+from graphclone import report, sizes
 from graphclone.report.alike import block_patterns, pattern
 from graphclone.report.plan import _positions as positions
 from tests.zoo import clone, subject
@@ -82,7 +82,7 @@ def test_parameters_are_counted_as_torch_counts_them(name: str) -> None:
     made = gc.plan(layout, width={factor.name: 0.5 for factor in layout.match("residual")}, depth=2)
     child = gc.execute(made, parent.model, trace=parent.trace)
     assert report.parameters(layout) == sum(p.numel() for p in parent.model.parameters())
-    assert report.child_parameters(made, layout) == sum(p.numel() for p in child.parameters())
+    assert sizes.parameters(made, layout) == sum(p.numel() for p in child.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)

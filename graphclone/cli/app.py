@@ -97,6 +97,9 @@ def clone(
         bool,
         typer.Option("--dynamic", help="a rewritten graph that takes other batch and sequence sizes, where the model allows it"),
     ] = False,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="a rewritten graph, even where the parent's class could be built in these sizes")
+    ] = False,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="print the plan and write no child (with -o FILE.json, the plan)")
     ] = False,
@@ -109,13 +112,31 @@ def clone(
     trust_remote_code: Remote = False,
     debug: Debug = False,
 ) -> None:
-    """Make a child: with `--set`, of the parent's own class in other sizes; with `--width` and `--depth`, as a rewritten graph."""
+    """Make a child: of the parent's own class, with `--set` or where settings for `--width` and `--depth` are found; else a rewritten
+    graph."""
     with reporting(debug):
         from graphclone.cli.clone import run
         from graphclone.cli.wanted import Wanted
 
         asked = Asked(parent, arg, input, checkpoint, allow_pickle, trust_remote_code)
-        run(asked, Wanted(output, set, width, depth, scores, data, batch, not no_scale, plan_only, overwrite, seed, dynamic))
+        run(
+            asked,
+            Wanted(
+                output,
+                set,
+                width,
+                depth,
+                scores,
+                data,
+                batch,
+                not no_scale,
+                plan_only,
+                overwrite,
+                seed,
+                dynamic,
+                graph or dynamic,
+            ),
+        )
 
 
 @app.command()

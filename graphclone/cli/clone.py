@@ -7,14 +7,16 @@ import shlex
 
 from rich.markup import escape
 
-from graphclone import report
+from graphclone import report, sizes
 from graphclone.cli.console import err, out, working
 from graphclone.cli.options import Asked
 from graphclone.cli.planning import Job, planned
 from graphclone.cli.wanted import Wanted, check
 from graphclone.cli.writing import write
+from graphclone.errors import DestinationError
 from graphclone.execute.destination import Filled
 from graphclone.export.folder import new_file, new_folder
+from graphclone.verify import Verdict, two_roads
 
 
 def run(asked: Asked, wanted: Wanted) -> None:
@@ -28,11 +30,30 @@ def run(asked: Asked, wanted: Wanted) -> None:
         _show(job)
         with working("writing"):
             filled = write(folder, job)
+        verdict = _both_roads(job) if job.overrides and not wanted.set else None
     if filled is not None:
         _tell(filled, job)
+    if verdict is not None:
+        settings = " ".join(f"{name}={value}" for name, value in job.overrides.items())
+        out().print(f"\nsettings found for the parent's class: [bold]{escape(settings)}[/]", soft_wrap=True)
+        out().print(f"its outputs beside the rewritten graph's: {verdict}", markup=False, soft_wrap=True)
     out().print(f"\nwritten to [bold]{escape(str(wanted.output))}[/]", soft_wrap=True)
     again = ["graphclone", "verify", str(wanted.output), "--parent", *asked.words()]
     err().print(f"next: {shlex.join(again)}", style="dim", soft_wrap=True, markup=False)
+
+
+def _both_roads(job: Job) -> Verdict:
+    """**Raises** `DestinationError` where the child, whose settings nobody gave, is not what its plan says."""
+    assert job.child is not None
+    verdict = two_roads(job.plan, job.parent.module, job.child, (job.parent.args, dict(job.parent.kwargs)), job.layout.trace)
+    if not verdict.passed:
+        raise DestinationError(
+            "the parent's class computes otherwise in these sizes than the plan",
+            because=f"an instance with {', '.join(f'{name}={value}' for name, value in job.overrides.items())} differs from the "
+            f"rewritten graph by {verdict.error:.1e}",
+            attempt="--graph, which writes the rewritten graph",
+        )
+    return verdict
 
 
 def _plan_only(asked: Asked, wanted: Wanted) -> None:
@@ -46,7 +67,7 @@ def _plan_only(asked: Asked, wanted: Wanted) -> None:
 
 def _show(job: Job) -> None:
     console = out()
-    before, after = report.parameters(job.layout), report.child_parameters(job.plan, job.layout)
+    before, after = report.parameters(job.layout), sizes.parameters(job.plan, job.layout)
     console.print(f"[bold]{before:,} → {after:,} parameters[/] ({after / before:.1%})")
     console.print(report.plan_table(job.plan, job.layout))
     for note in report.plan_notes(job.plan):

@@ -11,6 +11,7 @@ from graphclone import sources
 from graphclone.capture import capture
 from graphclone.cli import children
 from graphclone.cli.console import working
+from graphclone.cli.expressed import expressed
 from graphclone.cli.options import Asked
 from graphclone.cli.ranking import ranked
 from graphclone.cli.wanted import Wanted
@@ -24,7 +25,8 @@ from graphclone.verify import parity
 
 @dataclass(frozen=True)
 class Job:
-    """A plan and what it was made of. `child` is the destination, where the parent's class was built in other sizes."""
+    """A plan and what it was made of. `child` is the destination, where the parent's class was built in other sizes, `overrides` by which
+    settings."""
 
     asked: Asked
     parent: Parent
@@ -51,6 +53,13 @@ def planned(asked: Asked, wanted: Wanted) -> Job:
         plan = _noted(
             gc.plan(layout, width=wanted.widths(), depth=wanted.depths(), scores=scores, scale=wanted.scale), wanted, layout
         )
+        if parent.fields and not wanted.graph:
+            with working("looking for settings of its class"):
+                found = expressed(parent, layout, plan, scores, wanted.scale, wanted.seed)
+            if isinstance(found, str):
+                plan = plan.remark(f"the child is a rewritten graph: {found}")
+            else:
+                plan, overrides, child = found.plan, found.settings, found.child
     if parent.program is None and (told := parity(parent.module, layout.trace, (parent.args, dict(parent.kwargs)))):
         plan = plan.remark(told)
     return Job(asked, parent, layout, plan, overrides, child)

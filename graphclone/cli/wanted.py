@@ -29,6 +29,7 @@ class Wanted:
     overwrite: bool
     seed: int
     dynamic: bool
+    graph: bool
 
     def widths(self) -> dict[str, Size]:
         return _sizes(self.width, "--width", "residual=0.5")
@@ -55,11 +56,11 @@ def check(asked: Asked, wanted: Wanted) -> None:
             "nothing says how large the child is",
             attempt=f"--set hidden_size=96, or --width residual=0.5 --depth 0.5; `graphclone inspect {asked.spec}` lists names",
         )
-    if wanted.dynamic and wanted.set:
+    if (wanted.dynamic or wanted.graph) and wanted.set:
         raise SizeError(
-            "--dynamic is of no use to --set",
+            f"--{'dynamic' if wanted.dynamic else 'graph'} is of no use to --set",
             because="a child of the parent's own class takes whatever sizes the class takes; only a rewritten graph has fixed ones",
-            attempt="no --dynamic, or --width and --depth",
+            attempt="--width and --depth, or --set alone",
         )
     wanted.widths()
     wanted.depths()

@@ -86,7 +86,7 @@ class DropBlocks:
             depth = depth.get(stack.name, len(stack))
         if not isinstance(depth, (int, float)) or isinstance(depth, bool) or not math.isfinite(depth):
             raise SizeError(f"'{stack.name}' cannot have {depth!r} blocks", attempt="a whole number, or a share such as 0.5")
-        blocks = round(depth * len(stack)) if isinstance(depth, float) else depth
+        blocks = max(round(depth * len(stack)), depth > 0) if isinstance(depth, float) else depth  # a share is of some blocks, not of none
         if blocks < 1:
             raise SizeError(f"'{stack.name}' cannot have {blocks} blocks", attempt="at least one")
         return blocks

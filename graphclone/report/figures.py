@@ -1,13 +1,11 @@
-"""How large a parent is, how much of it a child can do without, and how large a planned child is."""
+"""How large a parent is, and how much of it a child can do without."""
 
 from __future__ import annotations
 
 import math
 
-from graphclone import axes as algebra
 from graphclone.axes import Axis, Factor, Product
 from graphclone.layout import Layout
-from graphclone.plan import Plan
 
 
 def parameters(layout: Layout) -> int:
@@ -28,14 +26,3 @@ def _fixed(axis: Axis) -> int:
         return axis.size if axis.frozen is not None else 0
     parts = [_fixed(part) for part in axis.parts]
     return math.prod(parts) if isinstance(axis, Product) else sum(parts)
-
-
-def child_parameters(plan: Plan, layout: Layout) -> int:
-    """Elements of all parameters of the child that a plan describes."""
-    keep = {layout[name]: kept for name, kept in plan.keep.items()}
-    total = 0
-    for piece in plan.tensors.values():
-        if piece.source in layout.trace.parameters:
-            axes = enumerate(layout.axes(piece.source))
-            total += math.prod(len(piece.take[dim]) if dim in piece.take else algebra.size(axis, keep) for dim, axis in axes)
-    return total

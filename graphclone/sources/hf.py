@@ -17,7 +17,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from graphclone.errors import SourceError
-from graphclone.sources.hf_config import resized
+from graphclone.sources.hf_config import resized, sizes
 from graphclone.sources.hf_inputs import example_inputs
 from graphclone.sources.parent import Parent, Request
 from graphclone.sources.quiet import quiet
@@ -64,7 +64,7 @@ def load(request: Request) -> Parent:
         with quiet():
             return _another(module, resized(config, overrides, layers))
 
-    return Parent(module, request.spec, kwargs=example_inputs(module), config=config, build=build)
+    return Parent(module, request.spec, kwargs=example_inputs(module), config=config, build=build, fields=sizes(config))
 
 
 def _another(module: PreTrainedModel, config: PreTrainedConfig) -> nn.Module:

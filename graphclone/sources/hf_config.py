@@ -68,6 +68,18 @@ def _fields(config: PreTrainedConfig) -> list[str]:
     return [name for name in dict.fromkeys([*own, *inherited]) if hasattr(config, name)]
 
 
+def sizes(config: PreTrainedConfig) -> dict[str, object]:
+    """The fields that may hold sizes, those of inner configs under dotted names: numbers, lists of numbers, and what is not set."""
+    found: dict[str, object] = {}
+    for name in _fields(config):
+        value = getattr(config, name)
+        if isinstance(value, PreTrainedConfig):
+            found |= {f"{name}.{inner}": each for inner, each in sizes(value).items()}
+        elif name not in _NOT_FIELDS and not isinstance(value, (bool, float, str, dict)):
+            found[name] = value
+    return found
+
+
 def _settable(config: PreTrainedConfig, name: str) -> str:
     """The field behind a name, common names such as `num_hidden_layers` included."""
     field: str = type(config).attribute_map.get(name, name)
@@ -104,6 +116,9 @@ def _follow(
     for name, value in given.items():
         if name in changed or name in _NOT_FIELDS or isinstance(value, PreTrainedConfig):
             continue
+        copied = [new for field, new in changed.items() if value == given.get(field)]
+        if not copied and not isinstance(value, (list, tuple)):
+            continue  # asking the class takes time
         before, after = _derived(config, given, {}, name), _derived(config, given, changed, name)
         if isinstance(value, (list, tuple)) and isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)):
             per_layer = len(after) != len(before) == len(value)
@@ -111,7 +126,7 @@ def _follow(
                 kept[name] = [value[index] for index in _kept_layers(name, len(value), len(after), layers)]
             elif list(value) == list(before):
                 del kept[name]
-        elif value == before != after and any(value == given.get(field) and after == new for field, new in changed.items()):
+        elif value == before != after and after in copied:
             del kept[name]
     return kept
 

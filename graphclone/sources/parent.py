@@ -22,7 +22,8 @@ class Parent:
 
     `config` is the model's configuration as its author wrote it, where it has one. `program` is set for a `.pt2`
     file, which is captured already. `build` makes another of the same class, where there is a way to; `untrained` are the
-    arguments that its factory then has otherwise, since what it makes is about to be filled.
+    arguments that its factory then has otherwise, since what it makes is about to be filled; `fields` are the sizes that may be set and
+    their values (None: worked out by the class), where the class tells them.
     """
 
     module: nn.Module
@@ -33,6 +34,7 @@ class Parent:
     program: ExportedProgram | None = None
     build: Build | None = None
     untrained: Mapping[str, object] = field(default_factory=dict)
+    fields: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,18 @@ def destination(
                 because=f"it raised {type(error).__name__}: {error}",
                 attempt="values that belong together (heads that divide the width, a length for each stage)",
             ) from error
+
+
+def shapes(
+    parent: Parent, overrides: Mapping[str, object], layers: Sequence[int] | None = None
+) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of the parameters that `destination` would make, without memory for them where the class allows it; None where the
+    class refuses these values."""
+    for device in ("meta", "cpu"):  # some classes work numbers out of tensors while they are built
+        try:
+            with torch.device(device):
+                made = destination(parent, overrides, layers=layers)
+        except DestinationError:
+            continue
+        return {name: tuple(each.shape) for name, each in made.named_parameters(remove_duplicate=False)}
+    return None

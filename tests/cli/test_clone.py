@@ -9,13 +9,13 @@ import pytest
 import torch
 from onnxruntime import InferenceSession
 from safetensors.torch import save_file
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification
 
 import graphclone as gc
 from graphclone.cli.children import built_as
 from graphclone.cli.options import Asked
 from graphclone.sources import Parent
-from tests.cli.conftest import EINSUM, PARENT, SMALLER, Run
+from tests.cli.conftest import EINSUM, PARENT, ROOT, SMALLER, Run
 
 
 def test_a_config_override_gives_a_folder_that_transformers_loads(run: Run, tmp_path: Path) -> None:
@@ -42,6 +42,33 @@ def test_widths_and_depth_give_a_graph_that_can_be_inspected_verified_and_export
     assert exported.status == 0, exported.err
     assert "ONNX Runtime differs from PyTorch by" in exported.out
     assert run("export", "child", "--onnx", "child.onnx").status == 2
+
+
+LLAMA = ROOT / "graphclone" / "demo" / "parents" / "byte-llama"
+HALF = ["--width", "residual=0.5", "--width", "*.mlp.hidden=0.5", "--depth", "0.5"]
+
+
+def test_widths_and_depth_give_the_parents_own_class_where_its_config_can_say_them(run: Run, tmp_path: Path) -> None:
+    done = run("clone", LLAMA, *HALF, "-o", "child")
+    assert done.status == 0, done.err
+    assert "num_hidden_layers=4 hidden_size=96 intermediate_size=256" in done.out
+    assert "✓ two roads" in done.out
+    child, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "child", output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert child.config.head_dim == 32
+    assert run("verify", "child", "--parent", LLAMA).status == 0
+    assert run("clone", LLAMA, *HALF, "--graph", "-o", "graph").status == 0
+    graph = torch.export.load(tmp_path / "graph" / "child.pt2").module()
+    ids = torch.arange(22).view(2, 11)
+    torch.testing.assert_close(graph(input_ids=ids).logits, child.eval()(input_ids=ids).logits)
+
+
+def test_where_no_config_can_say_them_the_child_is_a_graph_and_the_reason_told(run: Run, tmp_path: Path) -> None:
+    done = run("clone", PARENT, "--width", "residual=0.5", "-o", "child")
+    assert done.status == 0, done.err
+    assert "no setting of its config makes 'vit.layers.0.attention.q_proj.weight' 96 × 48; the nearest has 48 × 48" in done.out
+    assert (tmp_path / "child" / "child.pt2").exists()
 
 
 def test_a_dynamic_graph_takes_other_sizes_and_is_verified_and_exported_with_them(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,188 @@
+"""Which settings make a class build the shapes that a plan needs: its fields are tried, one after another, and no name is known here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+Settings = dict[str, object]
+Build = Callable[[Settings], Shapes | None]  # None where the class refuses the settings
+_PAIRS = 60  # how many pairs of changes are tried where none alone brings the shapes nearer
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A number that can be set: a field, or with `index` one entry of a field that is a list; `all_` its entries together."""
+
+    name: str
+    value: int
+    index: int | None = None
+    whole: tuple[int, ...] = ()
+
+    def set(self, settings: Settings, value: int) -> Settings:
+        if not self.whole:
+            return {**settings, self.name: value}
+        entries = list(settings.get(self.name, self.whole))  # type: ignore[call-overload]
+        if self.index is None:
+            entries = [int(each * Fraction(value, self.value)) for each in self.whole]
+        elif self.index < len(entries):
+            entries[self.index] = value
+        return {**settings, self.name: entries}
+
+    def now(self, settings: Settings) -> int:
+        held = settings.get(self.name)
+        if isinstance(held, list):
+            return int(held[self.index or 0]) if (self.index or 0) < len(held) else 0
+        return int(held) if isinstance(held, int) else self.value
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The `settings` that come nearest to what was wanted; `unmet`: the tensors that they do not give, as wanted and as they are."""
+
+    settings: Settings
+    unmet: Mapping[str, tuple[Shape | None, Shape | None]] = field(default_factory=dict)
+
+
+def solve(wanted: Shapes, fields: Mapping[str, object], build: Build, counts: Mapping[int, int]) -> Solution:
+    """The settings with which `build` gives the shapes of `wanted`, or comes nearest to them.
+
+    **Arguments**: `fields`, those that may be set, and their values in the parent (numbers, lists of numbers, or None: worked out by the
+    class); `counts`, how many blocks a stack has in the parent → how many are wanted.
+
+    The class is built once for each field, to see which shapes a change of it reaches; then, as often as it brings the shapes nearer, one
+    field is set to a value that the ratio of a wanted size to the present one suggests.
+    """
+    parent = build({})
+    if parent is None:
+        return Solution({}, {name: (shape, None) for name, shape in wanted.items()})
+    implied = list(_implied(fields, parent, build))
+    knobs = [*_knobs(fields), *implied]
+    starts: list[Settings] = [{}, {knob.name: knob.value for knob in implied}]
+    found: list[Solution] = []
+    for start in starts if implied else starts[:1]:  # what the class works out may stay as it is in the parent, or follow
+        found.append(_search(wanted, start, knobs, build, counts))
+        if not found[-1].unmet:
+            return found[-1]
+    return min(found, key=lambda each: len(each.unmet))
+
+
+def _search(wanted: Shapes, settings: Settings, knobs: Sequence[Knob], build: Build, counts: Mapping[int, int]) -> Solution:
+    shapes = build(settings) or {}
+    reach = {knob: _reach(knob, settings, shapes, build) for knob in knobs}
+    cost = _cost(wanted, shapes)
+    while cost:
+        moves = list(_moves(wanted, shapes, reach, settings, counts))
+        better = _joined(wanted, cost, [(move, build(move)) for move in moves], settings, build)
+        if better is None:
+            pairs = itertools.islice(_pairs(moves, settings), _PAIRS)
+            better = _joined(wanted, cost, [(pair, build(pair)) for pair in pairs], settings, build)
+        if better is None:
+            break
+        cost, settings, shapes = better
+    return Solution(settings, _unmet(wanted, shapes))
+
+
+def _knobs(fields: Mapping[str, object]) -> Iterator[Knob]:
+    for name, value in fields.items():
+        if _is_number(value):
+            yield Knob(name, value)  # type: ignore[arg-type]
+        elif isinstance(value, (list, tuple)) and value and all(map(_is_number, value)):
+            whole = tuple(value)
+            yield Knob(name, max(whole), None, whole)
+            yield from (Knob(name, entry, index, whole) for index, entry in enumerate(whole))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 1
+
+
+def _implied(fields: Mapping[str, object], parent: Shapes, build: Build) -> Iterator[Knob]:
+    """Fields that the class works out by itself: those that shapes depend on, with the value that leaves the parent as it is."""
+    sizes = sorted({size for shape in parent.values() for size in shape})
+    for name in (name for name, value in fields.items() if value is None):
+        if any(build({name: number}) not in (None, parent) for number in (6, 10)):  # even: half a head is rotated
+            divisors = sorted({size // parts for size in sizes for parts in (1, 2, 4, 8, 16, 32) if size % parts == 0})
+            value = next((each for each in divisors if each > 1 and build({name: each}) == parent), None)
+            if value is not None:
+                yield Knob(name, value)
+
+
+def _reach(knob: Knob, settings: Settings, before: Shapes, build: Build) -> frozenset[str] | None:
+    """The tensors whose shape, or being there, a change of the knob alone changes; None where the class refuses every change."""
+    for other in dict.fromkeys((knob.value // 2, knob.value - 1, 2 * knob.value)):
+        if other > 0 and (after := build(knob.set(settings, other))) is not None:
+            return frozenset(name for name in {*before, *after} if before.get(name) != after.get(name))
+    return None
+
+
+def _moves(
+    wanted: Shapes, shapes: Shapes, reach: Mapping[Knob, frozenset[str] | None], settings: Settings, counts: Mapping[int, int]
+) -> Iterator[Settings]:
+    unmet = _unmet(wanted, shapes)
+    for knob, reached in reach.items():
+        touched = [pair for name, pair in unmet.items() if reached is None or name in reached]
+        now, values = knob.now(settings), dict[int, None]()
+        if settings and knob.name not in settings and touched:
+            values[knob.value] = None  # as in the parent: the class may have worked out another one
+        for want, have in touched:
+            if want is None or have is None:
+                values |= dict.fromkeys(_lengths(knob.value, counts))
+            elif len(want) == len(have):
+                ratios = {Fraction(a, b) for a, b in zip(want, have, strict=True) if a != b}
+                values |= dict.fromkeys(int(now * ratio) for ratio in sorted(ratios) if (now * ratio).denominator == 1)
+        yield from (knob.set(settings, value) for value in values if value > 0 and (value != now or knob.name not in settings))
+
+
+def _lengths(length: int, counts: Mapping[int, int]) -> Iterator[int]:
+    """What may become of a number of layers: that of a stack, a multiple of it, or a stack's and others' beside it."""
+    for old, new in counts.items():
+        if length * new % old == 0:
+            yield length * new // old
+        yield length - old + new
+    yield length - sum(old - new for old, new in counts.items())
+
+
+def _pairs(moves: Sequence[Settings], settings: Settings) -> Iterator[Settings]:
+    merged = (_merged(first, second, settings) for first, second in itertools.combinations(moves, 2))
+    yield from (both for both in merged if both is not None)
+
+
+def _joined(
+    wanted: Shapes, cost: int, tried: Sequence[tuple[Settings, Shapes | None]], settings: Settings, build: Build
+) -> tuple[int, Settings, Shapes] | None:
+    """The best change, and with it all others that bring the shapes nearer still: so a field is not tried again for each of the others."""
+    measured = [(_cost(wanted, shapes), move, shapes) for move, shapes in tried if shapes is not None]
+    nearer = sorted((each for each in measured if each[0] < cost), key=lambda each: each[0])
+    if not nearer:
+        return None
+    best = nearer[0]
+    for _, move, _ in nearer[1:]:
+        if (both := _merged(best[1], move, settings)) is not None and (shapes := build(both)) is not None:
+            best = min(best, (_cost(wanted, shapes), both, shapes), key=lambda each: each[0])
+    return best
+
+
+def _merged(first: Settings, second: Settings, settings: Settings) -> Settings | None:
+    """Two changes of the same settings as one; None where they change the same field."""
+    changed = [{name for name, value in move.items() if settings.get(name) != value} for move in (first, second)]
+    return None if changed[0] & changed[1] else {**first, **{name: second[name] for name in changed[1]}}
+
+
+def _unmet(wanted: Shapes, shapes: Shapes) -> dict[str, tuple[Shape | None, Shape | None]]:
+    names = dict.fromkeys([*wanted, *shapes])
+    return {name: (wanted.get(name), shapes.get(name)) for name in names if wanted.get(name) != shapes.get(name)}
+
+
+def _cost(wanted: Shapes, shapes: Shapes) -> int:
+    """How many sizes differ; a tensor too many or too few counts with all of its own, and once more."""
+    return sum(
+        len(want or have or ()) + 1
+        if want is None or have is None or len(want) != len(have)
+        else sum(a != b for a, b in zip(want, have, strict=True))
+        for want, have in _unmet(wanted, shapes).values()
+    )

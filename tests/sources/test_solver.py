@@ -1,0 +1,59 @@
+"""Settings are found by trying: for made-up classes whose rules are known, and for classes of transformers in the command line's tests."""
+
+from __future__ import annotations
+
+from graphclone.sources.solver import Settings, Shapes, solve
+
+PARENT = {"width": 48, "hidden": 96, "heads": 6, "kv": 3, "depth": 4, "head_dim": None, "vocabulary": 61, "stages": [8, 16]}
+
+
+def build(settings: Settings) -> Shapes | None:
+    """A class that works its head size out, wants as many heads as divide the width, and has two stages beside its layers."""
+    sizes = PARENT | settings
+    width, heads, kv = sizes["width"], sizes["heads"], sizes["kv"]
+    if (sizes["head_dim"] is None and width % heads) or heads % kv or len(sizes["stages"]) != 2:
+        return None
+    head = sizes["head_dim"] or width // heads
+    shapes = {"embed": (sizes["vocabulary"], width), "norm": (width,)}
+    for layer in range(sizes["depth"]):
+        shapes |= {f"layers.{layer}.q": (heads * head, width), f"layers.{layer}.k": (kv * head, width)}
+        shapes |= {f"layers.{layer}.up": (sizes["hidden"], width)}
+    return shapes | {f"stage.{i}": (channels, 3) for i, channels in enumerate(sizes["stages"])}
+
+
+def solved(**wanted: object) -> Settings:
+    """The settings found for the shapes that these settings give."""
+    shapes = build(wanted)
+    assert shapes is not None
+    counts = {4: wanted["depth"]} if "depth" in wanted else {}
+    solution = solve(shapes, PARENT, build, counts)
+    assert not solution.unmet
+    assert build(solution.settings) == shapes
+    return solution.settings
+
+
+def test_every_size_by_itself_and_all_together() -> None:
+    assert solved(hidden=56) == {"hidden": 56}
+    assert solved(depth=3) == {"depth": 3}
+    assert solved(stages=[8, 12]) == {"stages": [8, 12]}
+    assert solved(width=24) == {"width": 24}  # the head size follows
+    assert solved(width=24, hidden=64, depth=2, kv=1, heads=3, head_dim=8)["width"] == 24
+
+
+def test_what_the_class_works_out_is_held_where_the_plan_keeps_it() -> None:
+    assert solved(width=24, head_dim=8) == {"width": 24, "head_dim": 8}
+
+
+def test_two_fields_that_only_together_are_allowed() -> None:
+    assert solved(heads=2, kv=1, head_dim=8) == {"heads": 2, "kv": 1, "head_dim": 8}
+
+
+def test_a_layer_of_its_own_size_cannot_be_had() -> None:
+    shapes = dict(build({}) or {}) | {"layers.2.up": (64, 48)}
+    solution = solve(shapes, PARENT, build, {})
+    assert solution.unmet == {"layers.2.up": ((64, 48), (96, 48))}
+    assert solution.settings == {}
+
+
+def test_a_class_that_cannot_even_build_the_parent_solves_nothing() -> None:
+    assert solve({"embed": (61, 48)}, PARENT, lambda settings: None, {}).unmet == {"embed": ((61, 48), None)}

@@ -18,7 +18,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from graphclone.errors import SourceError
 from graphclone.sources.hf_config import resized, sizes
-from graphclone.sources.hf_inputs import example_inputs
+from graphclone.sources.hf_inputs.choice import example_inputs
 from graphclone.sources.parent import Parent, Request
 from graphclone.sources.quiet import quiet
 from graphclone.sources.weights import check_safetensors, differences

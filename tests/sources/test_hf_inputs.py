@@ -12,6 +12,9 @@ from transformers import (
     CLIPModel,
     LlamaConfig,
     LlamaForSequenceClassification,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedConfig,
     PreTrainedModel,
     TimeSeriesTransformerConfig,
     TimeSeriesTransformerModel,
@@ -23,7 +26,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from graphclone.sources.hf_inputs import example_inputs
+from graphclone.sources.hf_inputs.choice import example_inputs
 
 BODY = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=40)
 BART = dict(vocab_size=97, d_model=24, encoder_layers=1, decoder_layers=1, encoder_attention_heads=3, decoder_attention_heads=3)
@@ -63,12 +66,39 @@ def test_tokens_are_of_the_vocabulary_and_none_is_a_mark() -> None:
     assert torch.equal(inputs[0]["input_ids"], inputs[1]["input_ids"])
 
 
-def test_a_head_that_looks_for_the_end_mark_is_left_to_the_user() -> None:
-    assert list(example_inputs(BartForSequenceClassification(BartConfig(**BART)))) == ["input_ids", "decoder_input_ids"]
+def test_a_head_that_looks_for_the_end_mark_finds_one_in_every_row() -> None:
+    model = BartForSequenceClassification(BartConfig(**BART)).eval()
+    inputs = example_inputs(model)
+    assert (inputs["input_ids"] == model.config.eos_token_id).sum(1).tolist() == [1, 1, 1]
+    with torch.no_grad():
+        model(**inputs)
+
+
+def test_a_model_that_also_sees_is_given_pictures_and_a_place_for_each_of_their_vectors() -> None:
+    vision = dict(model_type="clip_vision_model", image_size=32, patch_size=8, **BODY)
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=dict(model_type="llama", vocab_size=97, **BODY, **MARKS),
+        image_token_index=96,
+        vision_feature_layer=-1,
+    )
+    inputs = example_inputs(LlavaForConditionalGeneration(config).eval())
+    assert tuple(inputs["pixel_values"].shape) == (2, 3, 32, 32)
+    assert (inputs["input_ids"] == 96).sum(1).tolist() == [16, 16]
+
+
+def test_a_model_without_the_usual_names_is_given_what_its_kind_takes() -> None:
+    config = TimeSeriesTransformerConfig(prediction_length=4, d_model=12, encoder_layers=1, decoder_layers=1)
+    assert "past_values" in example_inputs(TimeSeriesTransformerModel(config).eval())
+
+
+class Spectra(PreTrainedModel):
+    config_class = PreTrainedConfig
+    main_input_name = "spectra"
+
+    def forward(self, spectra: torch.Tensor) -> torch.Tensor:
+        return spectra
 
 
 def test_an_unknown_kind_of_input_is_left_to_the_user() -> None:
-    model = TimeSeriesTransformerModel(
-        TimeSeriesTransformerConfig(prediction_length=4, d_model=12, encoder_layers=1, decoder_layers=1)
-    )
-    assert example_inputs(model) == {}
+    assert example_inputs(Spectra(PreTrainedConfig())) == {}

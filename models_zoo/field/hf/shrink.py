@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graphclone.sources.hf_inputs.case import CONTENT, nested
 from models_zoo.field.hf.exceptions import TEXT, Pair, exceptions, keeps_widths, reads_sections
 from models_zoo.field.hf.roles import role
 
 VOCABULARY = 61
 LAYERS = 4
-CONTENT = range(7, 40)  # token ids that no config's special token has: those below are kept, those above are moved up
 _PALETTE = (64, 128, 192, 256, 320, 384, 448, 512)
 _OUT = (
     "out_hidden_size",
@@ -70,16 +70,6 @@ class Scale:
 def shrink(config: Any, half: bool = False, **settings: Any) -> Any:
     """A config of the same class with small sizes: those of the parent or, with `half`, of its smaller destination."""
     return _rebuild(config, _scale(config, half), settings)
-
-
-def nested(config: Any) -> Iterator[Any]:
-    """The config and all those below it."""
-    from transformers import PretrainedConfig
-
-    yield config
-    for value in vars(config).values():
-        if isinstance(value, PretrainedConfig):
-            yield from nested(value)
 
 
 def field_of(config: Any, name: str) -> Any:

@@ -7,12 +7,22 @@ from typing import Any
 
 from torch import nn
 
+from graphclone.errors import SourceError
+from graphclone.sources.hf_inputs.case import nested
+from graphclone.sources.hf_inputs.makers import example
 from models_zoo.entry import Inputs, Tiny, Unbuildable, seeded
 from models_zoo.field.hf.exceptions import OWN_CONFIG, has_smaller, of_class
-from models_zoo.field.hf.inputs import example
 from models_zoo.field.hf.registry import classes, default_config, model_class
-from models_zoo.field.hf.shrink import nested, shrink
-from models_zoo.field.hf.special import NOT_TENSORS
+from models_zoo.field.hf.shrink import shrink
+
+NOT_TENSORS = {
+    "gemma4_assistant": "its forward takes the target model's shared keys and values",
+    "gemma4_unified_assistant": "its forward takes the target model's shared keys and values",
+    "sam3_tracker_video": "its forward takes an inference session",
+    "EdgeTamVideoModel": "its forward takes an inference session",
+    "Sam2VideoModel": "its forward takes an inference session",
+    "Sam3VideoModel": "its forward takes an inference session",
+}  # by model type or by class
 
 
 def names(every_head: bool = False) -> list[str]:
@@ -38,7 +48,10 @@ def find(name: str) -> Tiny:
 
 @cache
 def _example(model_type: str, class_name: str) -> dict[str, Any]:
-    return example(seeded(lambda: _build(model_type, class_name, half=False), 0)())
+    try:
+        return example(seeded(lambda: _build(model_type, class_name, half=False), 0)())
+    except SourceError as error:
+        raise Unbuildable(str(error)) from error
 
 
 def _build(model_type: str, class_name: str, half: bool) -> nn.Module:

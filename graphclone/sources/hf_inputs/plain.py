@@ -32,7 +32,7 @@ def example_inputs(module: PreTrainedModel) -> dict[str, object]:
     every = dict.fromkeys([*mains, *(_MODALITIES.get(each, each) for each in modalities)])
     choices = [_make(module, names, accepted) for names in (mains, [name for name in every if name in accepted])]
     distinct = [choice for index, choice in enumerate(choices) if choice and list(choice) not in map(list, choices[:index])]
-    return next((choice for choice in distinct[:-1] if _runs(module, choice)), distinct[-1] if distinct else {})
+    return next((choice for choice in distinct[:-1] if runs(module, choice)), distinct[-1] if distinct else {})
 
 
 def _make(module: PreTrainedModel, names: Iterable[str], accepted: list[str]) -> dict[str, object]:
@@ -44,7 +44,7 @@ def _make(module: PreTrainedModel, names: Iterable[str], accepted: list[str]) ->
 
 
 @torch.no_grad()
-def _runs(module: PreTrainedModel, kwargs: dict[str, object]) -> bool:
+def runs(module: PreTrainedModel, kwargs: dict[str, object]) -> bool:
     try:
         module(**kwargs)
     except Exception:  # any complaint means that these inputs are not enough

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models_zoo.entry import integers, reals
-from models_zoo.field.hf.case import LENGTH, PICTURES, TARGET, TEXTS, Case
-from models_zoo.field.hf.pictures import channels, image_size, pictures
+from graphclone.sources.hf_inputs.case import LENGTH, PICTURES, TARGET, TEXTS, Case, integers, reals
+from graphclone.sources.hf_inputs.pictures import channels, image_size, pictures
 
 Made = dict[str, Any]
 SPECIAL: dict[str, Callable[[Case], Made]] = {}
@@ -493,13 +492,3 @@ def _flat_patches(case: Case) -> Made:
 @senses("vibevoice")
 def _masked_samples(case: Case) -> Made:
     return {"input_values": reals(PICTURES, 1, 6400), "padding_mask": torch.ones(PICTURES, 6400, dtype=torch.bool)}
-
-
-NOT_TENSORS = {
-    "gemma4_assistant": "its forward takes the target model's shared keys and values",
-    "gemma4_unified_assistant": "its forward takes the target model's shared keys and values",
-    "sam3_tracker_video": "its forward takes an inference session",
-    "EdgeTamVideoModel": "its forward takes an inference session",
-    "Sam2VideoModel": "its forward takes an inference session",
-    "Sam3VideoModel": "its forward takes an inference session",
-}  # by model type or by class

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from models_zoo.entry import reals
-from models_zoo.field.hf.case import LENGTH, PICTURES, TARGET, Case
+from graphclone.sources.hf_inputs.case import LENGTH, PICTURES, TARGET, Case, reals
 
 Made = dict[str, Any]
 _HEADS: list[tuple[str, Callable[[Case, Made], Made]]] = []

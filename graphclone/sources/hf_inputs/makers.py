@@ -9,19 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models_zoo.entry import Unbuildable, integers, reals
-from models_zoo.field.hf.case import LENGTH, PICTURES, TARGET, TEXTS, Case
-from models_zoo.field.hf.heads import for_head
-from models_zoo.field.hf.pictures import pictures
-from models_zoo.field.hf.sounds import sounds
-from models_zoo.field.hf.special import SENSES, SPECIAL
+from graphclone.errors import SourceError
+from graphclone.sources.hf_inputs.case import LENGTH, PICTURES, TARGET, TEXTS, Case, integers, reals
+from graphclone.sources.hf_inputs.heads import for_head
+from graphclone.sources.hf_inputs.pictures import pictures
+from graphclone.sources.hf_inputs.sounds import sounds
+from graphclone.sources.hf_inputs.special import SENSES, SPECIAL
 
 Made = dict[str, Any]
 _MAKERS: dict[str, Callable[[Case, Made], Any]] = {}
 
 
 def example(model: nn.Module) -> Made:
-    """Keyword arguments of tensors for the model's forward."""
+    """Keyword arguments of tensors for the model's forward: everything that it can see, hear or read.
+
+    **Raises** `SourceError` where it needs something that nothing here makes; of a config without the usual fields, whatever that raises.
+    """
     case = Case.of(model)
     made: Made = {}
     if case.type in SPECIAL:
@@ -34,7 +37,7 @@ def example(model: nn.Module) -> Made:
     made = {name: value for name, value in for_head(case, made).items() if value is not None}
     missing = [name for name in case.required if name not in made]
     if missing:
-        raise Unbuildable(f"no maker for the inputs {', '.join(missing)}")
+        raise SourceError(f"no maker for the inputs {', '.join(missing)}")
     return {name: value for name, value in made.items() if name in case.accepts}
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models_zoo.entry import reals
-from models_zoo.field.hf.case import PICTURES, Case
+from graphclone.sources.hf_inputs.case import PICTURES, Case, reals
 
 _TOWERS = ("audio_config", "audio_encoder_config", "encoder_config", "speech_config")
 _CHANNELLED = ("dac", "pe_audio", "neucodec", "xcodec", "vibevoice", "encodec", "mimi", "pocket_tts")

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models_zoo.entry import integers, reals
-from models_zoo.field.hf.case import PICTURES, Case
+from graphclone.sources.hf_inputs.case import PICTURES, Case, integers, reals
 
 _TOWERS = ("vision_config", "vision_tower_config", "vit_config", "image_config", "backbone_config", "encoder")
 _SEVERAL = ("colmodernvbert", "colidefics3", "perception_lm")

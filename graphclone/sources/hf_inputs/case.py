@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from models_zoo.entry import integers
-from models_zoo.field.hf.shrink import CONTENT, nested
-
 TEXTS, LENGTH, TARGET = 3, 11, 7  # text only
+CONTENT = range(7, 40)  # where tokens are looked for first: below and above them vocabularies have special ones
+_SPECIAL = re.compile(
+    r".*(token|tokens)_(id|ids|index)|(bos|eos|pad|mask|sep|cls|boi|eoi|boa|eoa|image|audio|video)_(id|idx|index)"
+)
 PICTURES = 2  # a batch of 3 would look like colours
 
 
 @dataclass(frozen=True)
 class Case:
-    model: nn.Module
+    model: Any
     config: Any
     accepts: dict[str, inspect.Parameter]
 
@@ -55,6 +58,29 @@ class Case:
 
     def tokens(self, *shape: int, seed: int = 0) -> Tensor:
         """Ids that are no special token of the config."""
+        special = {number for part in nested(self.config) for name, value in vars(part).items() if _SPECIAL.fullmatch(name)
+                   for number in (value if isinstance(value, list) else [value])}  # fmt: skip
         below = min(CONTENT.stop, self.vocabulary())
-        start = CONTENT.start if below > CONTENT.start + 3 else 0
-        return integers(below - start, *shape, seed=seed) + start
+        usual = range(CONTENT.start if below > CONTENT.start + 3 else 0, below)
+        allowed = [each for each in usual if each not in special] or list(usual)
+        return torch.tensor(allowed)[integers(len(allowed), *shape, seed=seed)]
+
+
+def nested(config: Any) -> Iterator[Any]:
+    """The config and all those below it."""
+    from transformers import PreTrainedConfig  # seconds, and who only wants names need not wait
+
+    yield config
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            yield from nested(value)
+
+
+def integers(below: int, *shape: int, seed: int = 0) -> Tensor:
+    """Random int64 in [0, below)."""
+    return torch.randint(below, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def reals(*shape: int, seed: int = 0) -> Tensor:
+    """Random float32, standard normal."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,1 @@
+"""Example inputs for any Hugging Face model: `choice.example_inputs`."""

@@ -27,7 +27,7 @@ def write(folder: Path, job: Job) -> Filled | None:
         from graphclone.export.hf import save_hf
 
         source = Path(job.asked.spec).expanduser()
-        save_hf(job.child, source if source.is_dir() else None, folder, job.plan.dumps())
+        save_hf(job.child, source if source.is_dir() else None, folder, job.plan)
     else:
         save_state(job.child.state_dict(), folder / WEIGHTS)
         built_as(job.asked, job.parent, job.overrides).save(folder)

@@ -23,7 +23,7 @@ def write_folder(child: PreTrainedModel, plan: Plan, it: Task, few: Batch, folde
     **Raises** `OutputError` if they are not the same.
     """
     folder.mkdir()
-    save_hf(child, it.parent, folder, plan.dumps())
+    save_hf(child, it.parent, folder, plan)
     with quiet():
         again = getattr(transformers, it.loader).from_pretrained(folder, local_files_only=True).eval()
     distance = float((_logits(child, few) - _logits(again, few)).abs().max())

@@ -9,6 +9,8 @@ from pathlib import Path
 import transformers
 
 from graphclone.errors import OutputError
+from graphclone.export.card import model_card
+from graphclone.plan import Plan
 from graphclone.sources.quiet import quiet
 
 # What a folder holds beside config and weights: the tokenizer, the processors, and the terms of use.
@@ -19,8 +21,8 @@ _COMPANIONS = (
 )  # fmt: skip
 
 
-def save_hf(child: transformers.PreTrainedModel, parent_folder: Path | None, output: Path, plan_json: str) -> None:
-    """Write `child` into the existing folder `output`: config, safetensors, generation config and `plan.json`.
+def save_hf(child: transformers.PreTrainedModel, parent_folder: Path | None, output: Path, plan: Plan) -> None:
+    """Write `child` into the existing folder `output`: config, safetensors, generation config, a card and `plan.json`.
 
     What the child shares with its parent is copied from `parent_folder`: tokenizer, processors, licence, and where the
     class is a program in that folder, the program. The cache, which is off while a model is traced, is on again in the
@@ -48,7 +50,8 @@ def save_hf(child: transformers.PreTrainedModel, parent_folder: Path | None, out
         for path in sorted({path for pattern in patterns for path in parent_folder.glob(pattern)}):
             if path.is_file():
                 shutil.copyfile(path, output / path.name)
-    (output / "plan.json").write_text(plan_json if plan_json.endswith("\n") else f"{plan_json}\n", encoding="utf-8")
+    (output / "README.md").write_text(model_card(child, parent_folder, plan), encoding="utf-8")
+    plan.save(output / "plan.json")
 
 
 def _stored(folder: Path | None) -> dict[str, object]:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from graphclone.errors import OutputError
 from graphclone.export.hf import save_hf
+from graphclone.plan import Plan
 from graphclone.sources import destination, load
+
+PLAN = Plan(sizes={"residual": 48}, keep={"residual": (3, 5)}, stacks={"transformer.h": (0,)})
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def parent_folder(tmp_path: Path) -> Path:
 def test_writing_says_nothing(parent_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     child = load(str(parent_folder)).module
     capfd.readouterr()
-    save_hf(child, None, tmp_path, "{}")
+    save_hf(child, None, tmp_path, PLAN)
     assert capfd.readouterr() == ("", "")
 
 
@@ -35,7 +40,7 @@ def test_a_child_is_a_folder_that_from_pretrained_reads(parent_folder: Path, tmp
     parent, output = load(str(parent_folder)), tmp_path / "child"
     child = destination(parent, {"n_embd": 24, "n_head": 3})
     output.mkdir()
-    save_hf(child, parent_folder, output, '{"a": "plan"}')
+    save_hf(child, parent_folder, output, PLAN)
     again = AutoModelForCausalLM.from_pretrained(output).eval()
     assert type(again) is type(child)
     assert torch.equal(again(**parent.kwargs).logits, child(**parent.kwargs).logits)
@@ -46,12 +51,12 @@ def test_a_child_is_a_folder_that_from_pretrained_reads(parent_folder: Path, tmp
 def test_what_the_child_shares_with_its_parent_goes_with_it_and_nothing_else(parent_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "child"
     output.mkdir()
-    save_hf(load(str(parent_folder)).module, parent_folder, output, '{"a": "plan"}')
+    save_hf(load(str(parent_folder)).module, parent_folder, output, PLAN)
     shared = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "LICENSE", "generation_config.json"}
-    own = {"config.json", "model.safetensors", "plan.json"}
+    own = {"config.json", "model.safetensors", "plan.json", "README.md"}
     assert {path.name for path in output.iterdir()} == shared | own
     assert all((output / name).read_bytes() == (parent_folder / name).read_bytes() for name in shared)
-    assert (output / "plan.json").read_text() == '{"a": "plan"}\n'
+    assert Plan.load(output / "plan.json") == PLAN
 
 
 def test_a_program_in_the_parents_folder_goes_along_if_its_config_refers_to_it(parent_folder: Path, tmp_path: Path) -> None:
@@ -59,7 +64,7 @@ def test_a_program_in_the_parents_folder_goes_along_if_its_config_refers_to_it(p
     stored = json.loads((parent_folder / "config.json").read_text()) | {"auto_map": {"AutoModel": "extra.Model"}}
     (parent_folder / "config.json").write_text(json.dumps(stored))
     output.mkdir()
-    save_hf(child, parent_folder, output, "{}")
+    save_hf(child, parent_folder, output, PLAN)
     assert (output / "extra.py").read_text() == "extra.py"
 
 
@@ -69,7 +74,7 @@ def test_the_cache_is_on_again_if_the_parents_was(parent_folder: Path, tmp_path:
     (parent_folder / "config.json").write_text(json.dumps(stored))
     child, output = load(str(parent_folder)).module, tmp_path / "child"
     output.mkdir()
-    save_hf(child, parent_folder, output, "{}")
+    save_hf(child, parent_folder, output, PLAN)
     assert json.loads((output / "config.json").read_text())["use_cache"] is use_cache
     assert child.config.use_cache is False
 
@@ -77,13 +82,25 @@ def test_the_cache_is_on_again_if_the_parents_was(parent_folder: Path, tmp_path:
 def test_without_a_parents_folder_the_child_is_written_alone(parent_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "child"
     output.mkdir()
-    save_hf(load(str(parent_folder)).module, None, output, "{}")
+    save_hf(load(str(parent_folder)).module, None, output, PLAN)
     names = {path.name for path in output.iterdir()}
-    assert names == {"config.json", "generation_config.json", "model.safetensors", "plan.json"}
+    assert names == {"config.json", "generation_config.json", "model.safetensors", "plan.json", "README.md"}
     assert json.loads((output / "config.json").read_text())["use_cache"] is True
 
 
 def test_a_place_that_cannot_be_written(parent_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"cannot write into '.*'\n  because  there is no such folder"):
-        save_hf(load(str(parent_folder)).module, None, tmp_path / "file", "{}")
+        save_hf(load(str(parent_folder)).module, None, tmp_path / "file", PLAN)
+
+
+def test_the_card_says_what_the_child_is_made_of_and_under_which_terms(parent_folder: Path, tmp_path: Path) -> None:
+    (parent_folder / "README.md").write_text("---\nlicense: apache-2.0\nmodel-index: wrong\n---\n# The parent\n")
+    save_hf(load(str(parent_folder)).module, parent_folder, tmp_path, PLAN)
+    card = (tmp_path / "README.md").read_text()
+    data = ModelCard(card).data.to_dict()
+    assert data["license"] == "apache-2.0"
+    assert data["library_name"] == "transformers"
+    assert hashlib.sha256((parent_folder / "model.safetensors").read_bytes()).hexdigest() in card
+    assert "transformer.h: blocks 0\nresidual: 48 → 2" in card
+    assert str(tmp_path) not in card

@@ -209,11 +209,11 @@ def _named(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]])
         if all(name.startswith(f"{each.name}.") for each in (origin, block) for *_, name in each.uses):
             prefixes[f"{block.name}."] = origin, turn
     pairs = {}
-    for name in child.parameters:
+    for name, copied in _renamed(parent, child).items():
         prefix = next((each for each in prefixes if name.startswith(each)), "")
         if not prefix and name in owned:
             continue
-        original = copied = name
+        original = copied
         if prefix:
             origin, turn = prefixes[prefix]
             original = f"{origin.name}.{name[len(prefix) :]}"
@@ -221,6 +221,20 @@ def _named(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]])
         if _like(parent, child, original, name):
             pairs[name] = copied if original in parent.parameters else parent.trace.aliases[original]
     return pairs
+
+
+def _renamed(parent: Layout, child: Layout) -> dict[str, str]:
+    """The destination's tensors → what the parent would call them: a head around a model puts one more part before every name."""
+    names = list(child.parameters)
+    outer = dict.fromkeys(name.partition(".")[0] + "." for name in (*names, *parent.parameters))
+    ways = [
+        names,
+        *([name.removeprefix(part) for name in names] for part in outer),
+        *([part + name for name in names] for part in outer),
+    ]
+    known = {*parent.parameters, *parent.trace.aliases}
+    found = max(ways, key=lambda way: len(known.intersection(way)))  # of equally many the first: as they are
+    return {name: new if new in known else name for name, new in zip(names, found, strict=True)}
 
 
 def _like(parent: Layout, child: Layout, original: str, name: str) -> bool:
@@ -247,7 +261,8 @@ def _read(plan: Plan, tensors: Iterable[tuple[str, str]]) -> tuple[Plan, dict[st
 def _complete(parent: Layout, child: Layout, sources: Mapping[str, str]) -> None:
     """**Raises** `DestinationError` if a parameter would stay as it was initialised, though the parent seems to have it."""
     lost = [name for name in child.parameters if name in child.trace.parameters and name not in sources]
-    if lost := [name for name in lost if _like(parent, child, name, name)]:
+    renamed = _renamed(parent, child)
+    if lost := [name for name in lost if _like(parent, child, renamed[name], name)]:
         more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
         raise DestinationError(
             f"nothing tells which of the parent's tensors fill {', '.join(map(repr, lost[:4]))}{more}",

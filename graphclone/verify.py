@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,9 +26,10 @@ from graphclone import axes as algebra
 from graphclone.axes import Factor
 from graphclone.capture import Trace, at_other_sizes, capture, source_line
 from graphclone.dynamic import Dynamic, resized
-from graphclone.execute import execute
+from graphclone.errors import PlanError
+from graphclone.execute import execute, fill
 from graphclone.execute.destination import held
-from graphclone.execute.graph import Child, build, resize, select
+from graphclone.execute.graph import Child, build, check_fits, resize, select
 from graphclone.execute.memory import pick
 from graphclone.faithful import draws
 from graphclone.layout import Layout, analyze, origin, readers
@@ -87,7 +89,13 @@ def verify(
     parent = parent.module() if isinstance(parent, ExportedProgram) else parent
 
     def roads(inputs: Inputs) -> list[Verdict]:
-        return [two_roads(plan, parent, child, inputs, trace)] if plan is not None and child is not None else []
+        if plan is None or child is None:
+            return []
+        try:
+            return [two_roads(plan, parent, child, inputs, trace)]
+        except PlanError:
+            check_fits(plan, analyze(trace))  # then the child's graph is not the parent's: it has another head
+            return [refilled(plan, child, trace)]
 
     verdicts = _oracles(parent, trace, inputs, seed) + roads(inputs)
     if trace.open is not None and trace.open.other != trace.open.sizes:
@@ -326,3 +334,11 @@ def two_roads(plan: Plan, parent: nn.Module, child: nn.Module, inputs: Inputs, t
     return _verdict(
         "two roads", outputs(child, inputs), outputs(rewritten.train(child.training), inputs), f"{len(plan.tensors)} tensors"
     )
+
+
+def refilled(plan: Plan, child: nn.Module, trace: Trace) -> Verdict:
+    """Whether a child whose graph is another one than its parent's holds what its plan makes of the parent's tensors."""
+    again = copy.deepcopy(child)
+    filled = fill(plan, trace.state.__getitem__, again)
+    ours, theirs = again.state_dict(), child.state_dict()
+    return _verdict("refilled", list(ours.values()), list(theirs.values()), f"{len(filled.filled)} tensors", 0.0)

@@ -84,6 +84,12 @@ def clone(
         list[str], typer.Option(metavar="FACTOR=N", help="units to keep, or a share: `residual=96`, `*.mlp.hidden=0.5`")
     ] = [],  # noqa: B006
     depth: Annotated[list[str], typer.Option(metavar="N", help="blocks to keep of each stack, a share, or `STACK=N`")] = [],  # noqa: B006
+    like: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="all sizes as another model has them: its folder or its config.json")
+    ] = None,
+    params: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="about so many parameters, with balanced sizes: `60M`, `1.2B`")
+    ] = None,
     scores: Annotated[
         str | None, typer.Option(metavar="KIND", help="how units are ranked: activations (with --data), weights, uniform")
     ] = None,
@@ -112,31 +118,31 @@ def clone(
     trust_remote_code: Remote = False,
     debug: Debug = False,
 ) -> None:
-    """Make a child: of the parent's own class, with `--set` or where settings for `--width` and `--depth` are found; else a rewritten
-    graph."""
+    """Make a child: of the parent's own class, with `--set`, `--like`, or where settings for `--width` and `--depth` are found; else a
+    rewritten graph."""
     with reporting(debug):
         from graphclone.cli.clone import run
         from graphclone.cli.wanted import Wanted
 
         asked = Asked(parent, arg, input, checkpoint, allow_pickle, trust_remote_code)
-        run(
-            asked,
-            Wanted(
-                output,
-                set,
-                width,
-                depth,
-                scores,
-                data,
-                batch,
-                not no_scale,
-                plan_only,
-                overwrite,
-                seed,
-                dynamic,
-                graph or dynamic,
-            ),
+        wanted = Wanted(
+            output,
+            set,
+            width,
+            depth,
+            scores,
+            data,
+            batch,
+            not no_scale,
+            plan_only,
+            overwrite,
+            seed,
+            dynamic,
+            graph or dynamic,
+            like,
+            params,
         )
+        run(asked, wanted)
 
 
 @app.command()

@@ -68,6 +68,9 @@ def _plan_only(asked: Asked, wanted: Wanted) -> None:
 def _show(job: Job) -> None:
     console = out()
     before, after = report.parameters(job.layout), sizes.parameters(job.plan, job.layout)
+    if job.options:
+        console.print(report.option_table(job.options, job.layout))
+        console.print()
     console.print(f"[bold]{before:,} → {after:,} parameters[/] ({after / before:.1%})")
     console.print(report.plan_table(job.plan, job.layout))
     for note in report.plan_notes(job.plan):

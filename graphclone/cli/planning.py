@@ -8,6 +8,7 @@ from torch import nn
 
 import graphclone as gc
 from graphclone import sources
+from graphclone.budget import Option, options
 from graphclone.capture import capture
 from graphclone.cli import children
 from graphclone.cli.console import working
@@ -26,7 +27,7 @@ from graphclone.verify import parity
 @dataclass(frozen=True)
 class Job:
     """A plan and what it was made of. `child` is the destination, where the parent's class was built in other sizes, `overrides` by which
-    settings."""
+    settings. `options`: the sizes that a number of parameters leaves open, the chosen ones first."""
 
     asked: Asked
     parent: Parent
@@ -34,14 +35,16 @@ class Job:
     plan: Plan
     overrides: dict[str, object]
     child: nn.Module | None
+    options: tuple[Option, ...] = ()
 
 
 def planned(asked: Asked, wanted: Wanted) -> Job:
     """**Raises** any of `GraphcloneError`: this is where most of what can be wrong is found."""
     overrides = sources.assignments(wanted.set)
+    budget: list[Option] = []
     with working(f"loading {asked.spec}"):
         parent = children.load(asked)
-        child = sources.destination(parent, overrides, seed=wanted.seed) if overrides else None
+        child = _asked_for(parent, overrides, wanted)
     with working("capturing and analysing"):
         layout = analyze(capture(parent.program or parent.module, parent.args, parent.kwargs, dynamic=wanted.dynamic))
         target = _destination(child, parent, layout) if child is not None else None
@@ -50,9 +53,9 @@ def planned(asked: Asked, wanted: Wanted) -> Job:
     if target is not None:
         plan = plan_for(layout, target, scores, wanted.scale)
     else:
-        plan = _noted(
-            gc.plan(layout, width=wanted.widths(), depth=wanted.depths(), scores=scores, scale=wanted.scale), wanted, layout
-        )
+        budget = options(layout, total) if (total := wanted.parameters()) is not None else []
+        width, depth = (budget[0].width, budget[0].depth) if budget else (wanted.widths(), wanted.depths())
+        plan = _noted(gc.plan(layout, width=width, depth=depth, scores=scores, scale=wanted.scale), wanted, layout)
         if parent.fields and not wanted.graph:
             with working("looking for settings of its class"):
                 found = expressed(parent, layout, plan, scores, wanted.scale, wanted.seed)
@@ -62,7 +65,13 @@ def planned(asked: Asked, wanted: Wanted) -> Job:
                 plan, overrides, child = found.plan, found.settings, found.child
     if parent.program is None and (told := parity(parent.module, layout.trace, (parent.args, dict(parent.kwargs)))):
         plan = plan.remark(told)
-    return Job(asked, parent, layout, plan, overrides, child)
+    return Job(asked, parent, layout, plan, overrides, child, tuple(budget))
+
+
+def _asked_for(parent: Parent, overrides: dict[str, object], wanted: Wanted) -> nn.Module | None:
+    if wanted.like is not None:
+        return sources.alike(parent, wanted.like, seed=wanted.seed)
+    return sources.destination(parent, overrides, seed=wanted.seed) if overrides else None
 
 
 def _noted(plan: Plan, wanted: Wanted, layout: Layout) -> Plan:

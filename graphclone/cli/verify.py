@@ -40,7 +40,7 @@ def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int, dyna
         for remark in verdicts.remarks:
             out().print(f"note: {remark}", markup=False, soft_wrap=True)
     if not verdicts.passed:
-        roads = any(each.oracle == "two roads" and not each.passed for each in verdicts.verdicts)
+        roads = any(each.oracle in ("two roads", "refilled") and not each.passed for each in verdicts.verdicts)
         hint = " A child that was trained since then differs from its plan: only a fresh clone can be verified." if roads else ""
         err().print(f"an oracle failed.{hint}", soft_wrap=True)
         for remark in plan.remarks if plan is not None else ():
@@ -64,6 +64,7 @@ _MEANS = {
     "permutation": "permuting every free factor at once changes nothing",
     "masked parent": "dropping units is the same as zeroing them in the parent",
     "growth": "repeating units, and sharing out what reads them, changes nothing",
+    "refilled": "the child, which has another head, holds what its plan makes of the parent's tensors",
     "two roads": "the child computes what the rewritten graph of its plan computes",
 }
 

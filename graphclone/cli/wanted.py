@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,12 @@ class Wanted:
     seed: int
     dynamic: bool
     graph: bool
+    like: Path | None
+    params: str | None
+
+    def parameters(self) -> int | None:
+        """`60M` is 60 million."""
+        return _number(self.params) if self.params is not None else None
 
     def widths(self) -> dict[str, Size]:
         return _sizes(self.width, "--width", "residual=0.5")
@@ -45,25 +52,34 @@ class Wanted:
 
 def check(asked: Asked, wanted: Wanted) -> None:
     """**Raises** `SizeError`, `OutputError`: what contradicts itself, cannot be read, or would be written over the parent."""
-    if wanted.set and (wanted.width or wanted.depth):
+    ways = {
+        "--set": wanted.set,
+        "--like": wanted.like,
+        "--width and --depth": wanted.width or wanted.depth,
+        "--params": wanted.params,
+    }
+    given = [way for way, words in ways.items() if words]
+    if len(given) > 1:
         raise SizeError(
-            "--set and --width or --depth were given together",
-            because="--set builds the child from the parent's class, and all sizes follow from it; the others rewrite the graph",
+            f"{' and '.join(given)} were given together",
+            because="--set builds the child from the parent's class, and all sizes follow from it; --like takes them from another config; "
+            "--width and --depth say them one by one, and --params chooses them",
             attempt="one or the other",
         )
-    if not (wanted.set or wanted.width or wanted.depth):
+    if not given:
         raise SizeError(
             "nothing says how large the child is",
-            attempt=f"--set hidden_size=96, or --width residual=0.5 --depth 0.5; `graphclone inspect {asked.spec}` lists names",
+            attempt=f"--params 60M, --set hidden_size=96, or --width residual=0.5; `graphclone inspect {asked.spec}` lists names",
         )
-    if (wanted.dynamic or wanted.graph) and wanted.set:
+    if (wanted.dynamic or wanted.graph) and (wanted.set or wanted.like):
         raise SizeError(
-            f"--{'dynamic' if wanted.dynamic else 'graph'} is of no use to --set",
+            f"--{'dynamic' if wanted.dynamic else 'graph'} is of no use to {given[0]}",
             because="a child of the parent's own class takes whatever sizes the class takes; only a rewritten graph has fixed ones",
-            attempt="--width and --depth, or --set alone",
+            attempt=f"--width and --depth, or {given[0]} alone",
         )
     wanted.widths()
     wanted.depths()
+    wanted.parameters()
     if wanted.scores not in (None, *SCORES):
         raise SizeError(f"there is no way '{wanted.scores}' to rank units", attempt=f"--scores {', '.join(SCORES)}")
     if wanted.scores == "activations" and wanted.data is None:
@@ -97,6 +113,13 @@ def _sizes(texts: list[str], option: str, example: str) -> dict[str, Size]:
             raise SizeError(f"{option} {name} is given twice", because=f"it is {found[name]} already when '{text}' comes")
         found[name] = _size(size, option)
     return found
+
+
+def _number(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([kMB]?)", text.strip().replace(",", "").replace("_", ""))
+    if match is None or not float(match[1]):
+        raise SizeError(f"cannot read --params '{text}'", because="it is a number, such as 60M, 1.2B or 500k")
+    return round(float(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}[match[2]])
 
 
 def _size(text: str, option: str) -> Size:

@@ -244,7 +244,7 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Chil
             attempt="a plan of this trace, or execute(plan, model) without one",
         )
     layout = analyze(trace)
-    _check_fits(plan, layout)
+    check_fits(plan, layout)
     graph = child_graph(layout, plan)
     state = child_state(plan, trace.state)
     _rename(graph, plan, layout)
@@ -259,7 +259,8 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Chil
     )
 
 
-def _check_fits(plan: Plan, layout: Layout) -> None:
+def check_fits(plan: Plan, layout: Layout) -> None:
+    """**Raises** `PlanError` when the plan was made for another model."""
     found = {factor.name: factor.size for factor in layout.factors}
     for name, size in plan.sizes.items():
         if found.get(name) != size:

@@ -10,10 +10,22 @@ from pathlib import Path
 from graphclone.errors import SourceError
 from graphclone.sources.inputs import Input, parse_input, with_inputs
 from graphclone.sources.literals import assignments, literals
-from graphclone.sources.parent import Parent, Request, destination, shapes
+from graphclone.sources.parent import Parent, Request, alike, destination, shapes
 from graphclone.sources.weights import check_finite, fill, read_state
 
-__all__ = ["SOURCES", "Input", "Parent", "Source", "assignments", "destination", "load", "parse_input", "read_state", "shapes"]
+__all__ = [
+    "SOURCES",
+    "Input",
+    "Parent",
+    "Source",
+    "alike",
+    "assignments",
+    "destination",
+    "load",
+    "parse_input",
+    "read_state",
+    "shapes",
+]
 
 
 @dataclass(frozen=True)

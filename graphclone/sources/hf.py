@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from graphclone.errors import SourceError
+from graphclone.errors import DestinationError, SourceError
 from graphclone.sources.hf_config import resized, sizes
 from graphclone.sources.hf_inputs.choice import example_inputs
 from graphclone.sources.parent import Parent, Request
@@ -64,17 +64,47 @@ def load(request: Request) -> Parent:
         with quiet():
             return _another(module, resized(config, overrides, layers))
 
-    return Parent(module, request.spec, kwargs=example_inputs(module), config=config, build=build, fields=sizes(config))
+    def like(path: Path) -> nn.Module:
+        with quiet():
+            return _another(module, *_other(path, config))
+
+    return Parent(
+        module, request.spec, kwargs=example_inputs(module), config=config, build=build, fields=sizes(config), like=like
+    )
 
 
-def _another(module: PreTrainedModel, config: PreTrainedConfig) -> nn.Module:
-    """A random model of the same class, computing attention in the same way, with its cache switched off."""
+def _other(path: Path, own: PreTrainedConfig) -> tuple[PreTrainedConfig, str | None]:
+    """Another model's config, and the name of its class. `path`: its folder, or the file itself.
+
+    **Raises** `DestinationError` if there is none, or it is of another type than `own`.
+    """
+    file = path.expanduser() / "config.json" if path.expanduser().is_dir() else path.expanduser()
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        other = type(own).from_dict({name: value for name, value in stored.items() if name != "auto_map"})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DestinationError(
+            f"cannot read the config '{file}'", because=str(error), attempt="a folder with a config.json"
+        ) from error
+    if stored.get("model_type") != own.model_type:
+        raise DestinationError(
+            f"'{file}' is no config for a child of this parent",
+            because=f"it is of type {stored.get('model_type')!r}, the parent {own.model_type!r}",
+            attempt="the config of a smaller model of the same type",
+        )
+    return other, next(iter(stored.get("architectures") or []), None)
+
+
+def _another(module: PreTrainedModel, config: PreTrainedConfig, name: str | None = None) -> nn.Module:
+    """A random model of the same class (or of transformers' class of another name), computing attention in the same way, with its cache
+    switched off."""
     config = copy.deepcopy(config)
     config.dtype = torch.float32
     for computed_with in ("_attn_implementation", "_experts_implementation"):
         setattr(config, computed_with, getattr(module.config, computed_with, None))
+    kind = getattr(transformers, name, None) if name is not None else None
     with quiet():
-        fresh = type(module)(config)
+        fresh = (kind or type(module))(config)
     return _without_cache(fresh)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -23,7 +24,8 @@ class Parent:
     `config` is the model's configuration as its author wrote it, where it has one. `program` is set for a `.pt2`
     file, which is captured already. `build` makes another of the same class, where there is a way to; `untrained` are the
     arguments that its factory then has otherwise, since what it makes is about to be filled; `fields` are the sizes that may be set and
-    their values (None: worked out by the class), where the class tells them.
+    their values (None: worked out by the class), where the class tells them; `like` makes a model of this kind as another folder's or
+    file's config has it.
     """
 
     module: nn.Module
@@ -35,6 +37,7 @@ class Parent:
     build: Build | None = None
     untrained: Mapping[str, object] = field(default_factory=dict)
     fields: Mapping[str, object] = field(default_factory=dict)
+    like: Callable[[Path], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,37 @@ def destination(
             because="an exported program is one graph of fixed sizes: no class is left that could be built smaller",
             attempt="--width and --depth, which rewrite the graph itself",
         )
+    build, values = parent.build, literals(overrides)
+    settings = ", ".join(f"{name}={value}" for name, value in overrides.items())
+    return _fresh(parent, lambda: build(values, layers), settings or "its own settings", seed)
+
+
+def alike(parent: Parent, config: Path, *, seed: int = 0) -> nn.Module:
+    """A model of the parent's kind with all the settings of another one: `config` is its folder or its config file. As `destination`.
+
+    Raises:
+        DestinationError: this parent has no config, the file is of another kind of model, or the class refuses it.
+    """
+    if parent.like is None:
+        raise DestinationError(
+            f"cannot build a destination like '{config}'",
+            because=f"'{parent.spec}' has no config that another one could take the place of",
+            attempt="a Hugging Face folder as parent, or --set for a factory's arguments",
+        )
+    like = parent.like
+    return _fresh(parent, lambda: like(config), f"the config of '{config}'", seed)
+
+
+def _fresh(parent: Parent, build: Callable[[], nn.Module], settings: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return parent.build(literals(overrides), layers).eval()
+            return build().eval()
         except GraphcloneError:
             raise
         except Exception as error:
-            values = ", ".join(f"{name}={value}" for name, value in overrides.items())
             raise DestinationError(
-                f"cannot build {type(parent.module).__name__} with {values or 'its own settings'}",
+                f"cannot build {type(parent.module).__name__} with {settings}",
                 because=f"it raised {type(error).__name__}: {error}",
                 attempt="values that belong together (heads that divide the width, a length for each stage)",
             ) from error

@@ -9,7 +9,14 @@ import pytest
 import torch
 from onnxruntime import InferenceSession
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
 
 import graphclone as gc
 from graphclone.cli.children import built_as
@@ -62,6 +69,43 @@ def test_widths_and_depth_give_the_parents_own_class_where_its_config_can_say_th
     graph = torch.export.load(tmp_path / "graph" / "child.pt2").module()
     ids = torch.arange(22).view(2, 11)
     torch.testing.assert_close(graph(input_ids=ids).logits, child.eval()(input_ids=ids).logits)
+
+
+def test_a_number_of_parameters_chooses_balanced_sizes_and_shows_the_others(run: Run, tmp_path: Path) -> None:
+    done = run("clone", LLAMA, "--params", "1M", "-o", "child")
+    assert done.status == 0, done.err
+    assert "--depth model.layers=5 --width residual=128" in done.out
+    child = AutoModelForCausalLM.from_pretrained(tmp_path / "child")
+    assert abs(child.num_parameters() - 1_000_000) < 100_000
+    assert child.config.head_dim == 32
+    assert "cannot read --params 'many'" in run("clone", LLAMA, "--params", "many", "-o", "other").err
+    assert "one or the other" in run("clone", LLAMA, "--params", "1M", "--depth", "2", "-o", "other").err
+
+
+def test_all_sizes_may_come_from_another_models_config(run: Run, tmp_path: Path) -> None:
+    LlamaForCausalLM(AutoConfig.from_pretrained(LLAMA, hidden_size=96, num_hidden_layers=4)).save_pretrained(tmp_path / "small")
+    done = run("clone", LLAMA, "--like", "small/config.json", "-o", "child")
+    assert done.status == 0, done.err
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "child").config.hidden_size == 96
+    assert run("verify", "child", "--parent", LLAMA).status == 0
+    assert "of type 'llama', the parent 'vit'" in run("clone", PARENT, "--like", "small", "-o", "other").err
+
+
+def test_a_head_that_the_parent_has_not_is_as_its_class_initialises_it(run: Run, tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(LLAMA, hidden_size=96, num_hidden_layers=4, num_labels=3, pad_token_id=0)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "labels")
+    done = run("clone", LLAMA, "--like", "labels", "-o", "child")
+    assert done.status == 0, done.err
+    assert "as its class initialised it: score.weight" in done.out
+    child = AutoModelForSequenceClassification.from_pretrained(tmp_path / "child")
+    assert child.num_labels == 3
+    verified = run("verify", "child", "--parent", LLAMA)
+    assert verified.status == 0, verified.err
+    assert "refilled" in verified.out
+    with torch.no_grad():
+        child.model.norm.weight.add_(0.1)
+    child.save_pretrained(tmp_path / "child")
+    assert run("verify", "child", "--parent", LLAMA).status == 1
 
 
 def test_where_no_config_can_say_them_the_child_is_a_graph_and_the_reason_told(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import graphclone as gc
+from graphclone import sizes
+from graphclone.budget import options
+from graphclone.errors import SizeError
+from graphclone.layout import Layout
+
+SIZES = dict(
+    vocab_size=97, hidden_size=192, num_hidden_layers=6, num_attention_heads=12, num_key_value_heads=6, intermediate_size=400
+)
+
+
+@pytest.fixture(scope="module")
+def layout() -> Layout:
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**SIZES, use_cache=False)).eval()
+        return gc.analyze(gc.capture(model, kwargs={"input_ids": torch.zeros(2, 11, dtype=torch.long)}))
+
+
+def test_every_option_has_about_the_number_and_is_a_plan_of_just_as_many(layout: Layout) -> None:
+    found = options(layout, 500_000)
+    assert len(found) > 2
+    for option in found:
+        plan = gc.plan(layout, width=option.width, depth=option.depth)
+        assert sizes.parameters(plan, layout) == option.parameters
+        assert abs(option.parameters - 500_000) < 50_000
+
+
+def test_heads_stay_whole_in_size_and_ratio_and_shrink_with_the_stream(layout: Layout) -> None:
+    for option in options(layout, 500_000):
+        plan = gc.plan(layout, width=option.width, depth=option.depth)
+        groups = plan.size("model.layers.0.self_attn.kv_groups")
+        assert plan.size("residual") == 32 * groups
+        assert plan.size("model.layers.0.self_attn.heads") == 2
+        assert plan.size("model.layers.0.self_attn.head_dim") == layout["model.layers.0.self_attn.head_dim"].size
+        assert plan.size("model.layers.0.mlp.hidden") % 8 == 0
+
+
+def test_the_first_option_shrinks_width_and_depth_most_alike(layout: Layout) -> None:
+    ratios = [max(width / depth, depth / width) for width, depth in (option.shares for option in options(layout, 500_000))]
+    assert ratios == sorted(ratios)
+    assert ratios[0] < 1.5
+
+
+@pytest.mark.parametrize("number", [10**9, 100])
+def test_what_no_child_can_have_is_refused(layout: Layout, number: int) -> None:
+    with pytest.raises(SizeError, match="no child of about"):
+        options(layout, number)

@@ -116,7 +116,16 @@ def shapes_for(dynamic: Dynamic, module: nn.Module, args: tuple[Any, ...], kwarg
 
 def settle(graph: fx.Graph, program: ExportedProgram) -> Open | None:
     """Give every value of a graph its sizes in the example inputs, and say which of them are open (None: none is)."""
-    inputs = {node.name: node.meta.get("val") for node in graph.nodes if node.op == "placeholder"}
+    found = left_open({node.name: node.meta.get("val") for node in graph.nodes if node.op == "placeholder"}, program)
+    for node in graph.nodes if found else ():
+        if is_open(node.meta.get("val")):
+            node.meta["open"] = node.meta["val"]
+            node.meta["val"] = at_sizes(node.meta["val"], found.sizes)  # type: ignore[union-attr]
+    return found
+
+
+def left_open(inputs: Mapping[str, Any], program: ExportedProgram) -> Open | None:
+    """Which sizes of its inputs (name → value in the program's graph) a program leaves open (None: none of them)."""
     tensors = [value for value in inputs.values() if isinstance(value, Tensor) and is_open(value)]
     if not tensors:
         return None
@@ -131,10 +140,6 @@ def settle(graph: fx.Graph, program: ExportedProgram) -> Open | None:
         for symbol, found in program.range_constraints.items()
     }
     plain = tuple(guard for guard in guards if guard.free_symbols and guard.free_symbols <= symbols)
-    for node in graph.nodes:
-        if is_open(node.meta.get("val")):
-            node.meta["open"] = node.meta["val"]
-            node.meta["val"] = at_sizes(node.meta["val"], sizes)
     found = Open(tuple(inputs), shapes, sizes, sizes, plain, ranges)
     return replace(found, other=_second(found))
 

@@ -185,6 +185,16 @@ def verify(
 def export(
     child: Annotated[str, typer.Argument(metavar="CHILD", help=PARENT, show_default=False)],
     onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="the ONNX file to write", show_default=False)],
+    opset: Annotated[
+        int | None, typer.Option(metavar="N", help="the opset of its operators; the exporter's own by default")
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="half precision; inputs and outputs keep their types")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights (ONNX Runtime's dynamic quantisation)")] = False,
+    with_past: Annotated[
+        bool, typer.Option("--with-past", help="keys and values as inputs and outputs, to decode text step by step")
+    ] = False,
+    bench: Annotated[bool, typer.Option("--bench", help="measure a run in PyTorch and in ONNX Runtime, here")] = False,
+    parent: Annotated[str | None, typer.Option("--parent", metavar="PARENT", help="with --bench: measured beside it")] = None,
     overwrite: Overwrite = False,
     arg: Arg = [],  # noqa: B006
     input: Input = [],  # noqa: B006
@@ -195,9 +205,11 @@ def export(
 ) -> None:
     """Write a model as ONNX, and compare ONNX Runtime's outputs with PyTorch's."""
     with reporting(debug):
-        from graphclone.cli.export import run
+        from graphclone.cli.export import precision, run
+        from graphclone.export.onnx import Wanted
 
-        run(Asked(child, arg, input, checkpoint, allow_pickle, trust_remote_code), onnx, overwrite)
+        wanted = Wanted(opset, precision(fp16, int8), with_past, bench)
+        run(Asked(child, arg, input, checkpoint, allow_pickle, trust_remote_code), onnx, wanted, parent, overwrite)
 
 
 @app.command()

@@ -1,21 +1,88 @@
-"""`graphclone export`: a model as ONNX, checked in ONNX Runtime."""
+"""`graphclone export`: a model as ONNX, compared in ONNX Runtime with PyTorch, and timed beside its parent."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graphclone.cli import children
+from graphclone.cli.children import PLAN, RECORD, Record
 from graphclone.cli.console import out, working
 from graphclone.cli.options import Asked
-from graphclone.export.folder import new_file
+from graphclone.errors import OutputError, SourceError
+from graphclone.export.folder import new_file_and_data
+from graphclone.plan import Plan
+from graphclone.report import Sheet
+from graphclone.sources import Parent
+
+if TYPE_CHECKING:  # onnx is an extra
+    from graphclone.export.onnx import Exported, Wanted
 
 
-def run(asked: Asked, onnx: Path, overwrite: bool) -> None:
+def precision(fp16: bool, int8: bool) -> str:
+    if fp16 and int8:
+        raise OutputError("--fp16 and --int8 exclude each other", because="a file has weights of one kind", attempt="one of them")
+    return "fp16" if fp16 else "int8" if int8 else "fp32"
+
+
+def run(asked: Asked, onnx: Path, wanted: Wanted, parent: str | None, overwrite: bool) -> None:
     from graphclone.export.onnx import export_onnx
 
-    with new_file(onnx, overwrite) as path:
+    if parent is not None and not wanted.bench:
+        raise SourceError("--parent is not used", because="it is timed beside the child, and nothing is timed", attempt="--bench")
+    with new_file_and_data(onnx, overwrite) as path:
         with working(f"loading {asked.spec}"):
             child = children.load(asked)
         with working("exporting, and comparing in ONNX Runtime"):
-            difference = export_onnx(child.module, child.args, child.kwargs, path)
-    out().print(f"written to [bold]{onnx}[/]; ONNX Runtime differs from PyTorch by {difference:.1e} at most", soft_wrap=True)
+            told = replace(wanted, provenance=_provenance(asked.spec, child, parent))
+            done = export_onnx(child.module, child.args, child.kwargs, path, told)
+    timed = {"this model": (child, done)}
+    if parent is not None:
+        timed["its parent"] = _parent(replace(asked, spec=parent, arg=[], input=[], checkpoint=None), wanted)
+    _tell(onnx, done, timed)
+
+
+def _parent(asked: Asked, wanted: Wanted) -> tuple[Parent, Exported]:
+    """The parent as a file that nobody keeps, in the same precision."""
+    from graphclone.export.onnx import export_onnx
+
+    with tempfile.TemporaryDirectory() as folder, working(f"exporting {asked.spec}"):
+        loaded = children.load(asked)
+        return loaded, export_onnx(loaded.module, loaded.args, loaded.kwargs, Path(folder) / "parent.onnx", wanted)
+
+
+def _tell(path: Path, done: Exported, timed: dict[str, tuple[Parent, Exported]]) -> None:
+    out().print(f"written to [bold]{path}[/]; ONNX Runtime differs from PyTorch by {done.difference:.1e} at most", soft_wrap=True)
+    for difference in done.differences:
+        out().print(f"  {difference}", markup=False, soft_wrap=True)
+    out().print(f"open axes: {done.open or 'none'}", markup=False, soft_wrap=True)
+    for remark in done.remarks:
+        out().print(f"note: {remark}", markup=False, soft_wrap=True)
+    if any(each.latencies for _, each in timed.values()):
+        table = Sheet("Measured here, on the example inputs", "", "parameters", "runtime", "inputs", "median", "fastest", "runs")
+        for name, (model, each) in timed.items():
+            size = f"{sum(parameter.numel() for parameter in model.module.parameters()):,}"
+            for took in each.latencies:
+                times = (f"{took.median:.2f} ms", f"{took.fastest:.2f} ms", str(took.runs))
+                table.add_row(name, size, took.runtime, took.shapes, *times)
+        out().print(table)
+
+
+def _provenance(spec: str, child: Parent, parent: str | None) -> dict[str, str]:
+    """What the file tells of itself: names, no paths of this machine."""
+    folder = Path(spec).expanduser()
+    if parent is None and (folder / RECORD).is_file():
+        parent = Record.load(folder).parent
+    told = {"graphclone_version": importlib.metadata.version("graphclone"), "graphclone_model": type(child.module).__name__}
+    if parent is not None:
+        told["graphclone_parent"] = _without_path(parent)
+    if (folder / PLAN).is_file():
+        told["graphclone_plan"] = str(Plan.load(folder / PLAN))
+    return told
+
+
+def _without_path(spec: str) -> str:
+    return Path(spec).name if Path(spec).expanduser().exists() or ":" not in spec else spec

@@ -34,7 +34,7 @@ def write_folder(child: PreTrainedModel, plan: Plan, it: Task, few: Batch, folde
 
 def write_onnx(child: PreTrainedModel, few: Batch, path: Path) -> float:
     """The child as ONNX; how far ONNX Runtime's outputs are from PyTorch's."""
-    return export_onnx(child, (), few.inputs, path)
+    return export_onnx(child, (), few.inputs, path).difference
 
 
 @torch.no_grad()

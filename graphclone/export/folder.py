@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,24 @@ def new_file(target: Path, overwrite: bool = False) -> Iterator[Path]:
         yield partial
         if not partial.is_file():
             raise OutputError(f"cannot write '{target}'", because="nothing was written")
+
+
+@contextlib.contextmanager
+def new_file_and_data(target: Path, overwrite: bool = False) -> Iterator[Path]:
+    """As `new_file`, for a file that may have a second one beside it, which it names: `NAME.data`, moved first.
+
+    Raises:
+        OutputError: as `new_file`, for either of them.
+    """
+    with new_file(target, overwrite) as partial, tempfile.TemporaryDirectory(prefix=partial.name, dir=partial.parent) as folder:
+        written = Path(folder) / target.name  # the name that it will have: the file names its data by it
+        yield written
+        data = written.with_name(f"{target.name}.data")
+        if data.is_file():
+            with new_file(target.with_name(data.name), overwrite) as place:
+                os.rename(data, place)
+        if written.is_file():
+            os.rename(written, partial)
 
 
 @contextlib.contextmanager

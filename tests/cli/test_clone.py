@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from onnxruntime import InferenceSession
@@ -131,6 +132,48 @@ def test_a_dynamic_graph_takes_other_sizes_and_is_verified_and_exported_with_the
     refused = run("clone", *EINSUM, "--set", "width=24", "--dynamic", "-o", "other")
     assert refused.status == 2
     assert "--dynamic is of no use to --set" in refused.err
+
+
+def test_an_export_says_what_it_is_and_is_timed_beside_its_parent(run: Run, tmp_path: Path) -> None:
+    assert run("clone", LLAMA, *HALF, "--graph", "-o", "child").status == 0
+    words = ["export", "child", "--onnx", "child.onnx", "--int8", "--opset", "19", "--bench", "--parent", LLAMA]
+    exported = run(*words)
+    assert exported.status == 0, exported.err
+    assert "of its weights are int8" in exported.out
+    assert exported.out.count("PyTorch ") == exported.out.count("ONNX Runtime ") == 3
+    assert "its parent" in exported.out
+    model = onnx.load(tmp_path / "child.onnx")
+    told = {each.key: each.value for each in model.metadata_props}
+    assert told["graphclone_parent"] == "byte-llama"
+    assert "residual: 192 → 96" in told["graphclone_plan"]
+    written = (tmp_path / "child.onnx").read_bytes()
+    assert not any(str(path).encode() in written for path in (ROOT, tmp_path))
+
+
+def test_an_export_with_a_past_is_decoded_step_by_step(run: Run, tmp_path: Path) -> None:
+    exported = run("export", LLAMA, "--onnx", "llama.onnx", "--with-past")
+    assert exported.status == 0, exported.err
+    assert "a prompt of 4 and then one by one" in exported.out
+    assert "past_key_values.7.value" in [each.name for each in InferenceSession(tmp_path / "llama.onnx").get_inputs()]
+    refused = run("export", PARENT, "--onnx", "vit.onnx", "--with-past")
+    assert refused.status == 2
+    assert "cannot export ViTForImageClassification with its past\n  because  it generates no text" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--fp16", "--int8"], "--fp16 and --int8 exclude each other"),
+        (["--parent", PARENT], "--parent is not used"),
+        (["--opset", "8"], "opset 8"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused_with_a_reason(words: list[str], told: str, run: Run, tmp_path: Path) -> None:
+    refused = run("export", PARENT, "--onnx", "vit.onnx", *words)
+    assert refused.status == 2
+    assert told in refused.err
+    assert "because" in refused.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_factory_gives_weights_and_a_record_of_how_to_build_it_again(run: Run, tmp_path: Path) -> None:

@@ -1,21 +1,44 @@
+"""The ONNX file of a model, run in ONNX Runtime itself: its names, its open axes, its precision, and what it tells of its maker."""
+
 from __future__ import annotations
 
-import logging
+import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime import InferenceSession
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from graphclone.errors import OutputError
-from graphclone.export.onnx import export_onnx
+from graphclone.export.folder import new_file_and_data
+from graphclone.export.onnx import Wanted, export_onnx
+from graphclone.export.onnx.compared import Disagreement, tolerated
+
+TOKENS = torch.randint(97, (2, 11), generator=torch.Generator().manual_seed(0))
 
 
 def dims(values: list[onnx.ValueInfoProto]) -> dict[str, list[str | int]]:
     """Names and sizes of a graph's inputs or outputs; an open size has a name."""
     return {value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=97,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=4,
+        intermediate_size=40,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config).eval()
 
 
 class Mixer(nn.Module):
@@ -28,22 +51,47 @@ class Mixer(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor, scale: float = 1.0) -> dict[str, Tensor | None]:
         mixed = self.dropout(self.linear(left) + self.linear(right) * scale)
-        return {"mixed": mixed, "nothing": None, "positive": mixed > 0}
+        return {"mixed": mixed, "nothing": None, "positive": mixed > 0, "again": mixed, "left": left}
 
 
 def test_a_language_model_is_open_in_batch_and_sequence(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=97, hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=40)
-    model = LlamaForCausalLM(config).eval()
+    model = llama()
     model.config.use_cache = True
-    tokens = torch.randint(97, (2, 11))
-    difference = export_onnx(model, (), {"input_ids": tokens}, tmp_path / "llama.onnx")
-    assert 0 < difference < 1e-4
+    done = export_onnx(model, (), {"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)}, tmp_path / "llama.onnx")
+    assert 0 < done.difference < 1e-4
+    assert [each.shapes for each in done.differences] == ["2×11, 2×11", "5×17, 5×17", "3×10, 3×10"]
+    assert (done.open, done.remarks) == ("batch, sequence", ())
     graph = onnx.load(tmp_path / "llama.onnx").graph
-    assert dims(graph.input) == {"input_ids": ["batch", "sequence"]}
+    assert dims(graph.input) == {"input_ids": ["batch", "sequence"], "attention_mask": ["batch", "sequence"]}
     assert dims(graph.output) == {"logits": ["batch", "sequence", 97]}
     assert model.config.use_cache is True
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_parameters_keep_their_names_and_values(tmp_path: Path) -> None:
+    model = llama()
+    export_onnx(model, (), {"input_ids": TOKENS}, tmp_path / "llama.onnx")
+    held = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(tmp_path / "llama.onnx").graph.initializer}
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(held[name], parameter.detach().numpy())
+
+
+def test_the_file_tells_where_it_comes_from_and_nothing_of_this_machine(tmp_path: Path) -> None:
+    told = {"graphclone_version": "1.2.3", "graphclone_parent": "byte-llama"}
+    export_onnx(llama(), (), {"input_ids": TOKENS}, tmp_path / "llama.onnx", Wanted(provenance=told))
+    model = onnx.load(tmp_path / "llama.onnx")
+    assert {each.key: each.value for each in model.metadata_props} == told
+    assert not any(each.metadata_props or each.doc_string for each in model.graph.node)
+    written = (tmp_path / "llama.onnx").read_bytes()
+    for path in (
+        sys.prefix,
+        torch.__file__.rpartition("/")[0],
+        str(Path(__file__).parent.parent.parent),
+        str(tmp_path),
+        "/home/",
+    ):
+        assert path.encode() not in written
+    assert b".py" not in written
 
 
 def test_names_are_those_of_the_model_and_numbers_are_built_in(tmp_path: Path) -> None:
@@ -51,19 +99,45 @@ def test_names_are_those_of_the_model_and_numbers_are_built_in(tmp_path: Path) -
     export_onnx(model, (torch.randn(2, 5),), {"right": torch.randn(2, 5), "scale": 0.5}, tmp_path / "mixer.onnx")
     graph = onnx.load(tmp_path / "mixer.onnx").graph
     assert dims(graph.input) == {"left": ["batch", 5], "right": ["batch", 5]}
-    assert dims(graph.output) == {"mixed": ["batch", 3], "positive": ["batch", 3]}
+    assert list(dims(graph.output)) == ["mixed", "positive", "again", "output_left"]
     assert model.training
 
 
-def test_a_model_of_one_size_is_exported_at_that_size_with_a_remark(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_of_one_is_left_open_too(tmp_path: Path) -> None:
+    done = export_onnx(Mixer(), (torch.randn(1, 5), torch.randn(1, 5)), {}, tmp_path / "mixer.onnx")
+    assert done.open == "batch"
+    x = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    assert InferenceSession(tmp_path / "mixer.onnx").run(["mixed"], {"left": x, "right": x})[0].shape == (7, 3)
+    assert InferenceSession(tmp_path / "mixer.onnx").run(["mixed"], {"left": x[:1], "right": x[:1]})[0].shape == (1, 3)
+
+
+def test_what_stays_fixed_is_told_with_the_line_that_needs_it(tmp_path: Path) -> None:
+    class Steps(nn.Module):
+        """A loop over the sequence, which is written out for the example's."""
+
+        def forward(self, ids: Tensor) -> Tensor:
+            total = ids[:, 0].float()
+            for step in range(1, ids.shape[1]):
+                total = total * 0.5 + ids[:, step]
+            return total
+
+    done = export_onnx(Steps(), (TOKENS,), {}, tmp_path / "steps.onnx")
+    assert done.open == "batch"
+    (remark,) = done.remarks
+    assert remark.startswith("ids[1] stays 11: ")
+    assert "test_onnx.py:" in remark
+    assert dims(onnx.load(tmp_path / "steps.onnx").graph.input) == {"ids": ["batch", 11]}
+
+
+def test_a_model_of_one_size_is_exported_at_that_size_with_a_remark(tmp_path: Path) -> None:
     class Fixed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.reshape(2, 15).flip(1)
 
-    with caplog.at_level(logging.WARNING, "graphclone"):
-        assert export_onnx(Fixed(), (torch.randn(2, 3, 5),), {}, tmp_path / "fixed.onnx") == 0
+    done = export_onnx(Fixed(), (torch.randn(2, 3, 5),), {}, tmp_path / "fixed.onnx")
+    assert (done.difference, len(done.differences), done.open) == (0, 3, "")
     assert dims(onnx.load(tmp_path / "fixed.onnx").graph.input) == {"x": [2, 3, 5]}
-    assert "cannot be exported with batch left open" in caplog.text
+    assert any(remark.startswith("x[0] stays 2") for remark in done.remarks)
 
 
 def test_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
@@ -73,7 +147,9 @@ def test_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
 
     with pytest.raises(OutputError) as caught:
         export_onnx(Choosy(), (torch.ones(1, 3),), {}, tmp_path / "choosy.onnx")
-    assert str(caught.value).startswith("cannot export Choosy as ONNX\n  because  with nothing left open: Could not guard on")
+    assert str(caught.value).startswith(
+        "cannot export Choosy as ONNX\n  because  with batch and sequence left open: Could not guard on"
+    )
 
 
 def test_outputs_that_differ_are_not_trusted(tmp_path: Path) -> None:
@@ -85,3 +161,128 @@ def test_outputs_that_differ_are_not_trusted(tmp_path: Path) -> None:
 
     with pytest.raises(OutputError, match=r"output differs by .* between ONNX Runtime and PyTorch"):
         export_onnx(Wild(), (torch.ones(2, 3),), {}, tmp_path / "wild.onnx")
+
+
+def test_equal_infinities_do_not_differ_and_a_lost_one_does() -> None:
+    masked = np.array([-np.inf, 1.0], np.float32)
+    assert tolerated("scores", masked, masked, "fp32") == (0.0, 1.0)
+    with pytest.raises(Disagreement):
+        tolerated("scores", masked, np.array([0.0, 1.0], np.float32), "fp32")
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+def test_an_opset_is_the_one_that_was_asked_for(opset: int, tmp_path: Path) -> None:
+    assert export_onnx(llama(), (), {"input_ids": TOKENS}, tmp_path / "llama.onnx", Wanted(opset=opset)).difference < 1e-4
+    assert {each.domain: each.version for each in onnx.load(tmp_path / "llama.onnx").opset_import}[""] == opset
+
+
+def test_an_opset_that_the_exporter_does_not_reach_is_refused_with_a_reason(tmp_path: Path) -> None:
+    with pytest.raises(OutputError) as caught:
+        export_onnx(llama(), (), {"input_ids": TOKENS}, tmp_path / "llama.onnx", Wanted(opset=9))
+    assert "opset 9" in str(caught.value)
+    assert "--opset" in str(caught.value)
+
+
+def test_tensors_lie_in_a_file_of_their_own_only_where_one_cannot_hold_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_onnx(llama(), (), {"input_ids": TOKENS}, tmp_path / "small.onnx")
+    assert not (tmp_path / "small.onnx.data").exists()
+    monkeypatch.setattr("graphclone.export.onnx.written.SINGLE_FILE", 1000)
+    for precision in ("fp32", "fp16", "int8"):
+        with new_file_and_data(tmp_path / precision / "large.onnx") as path:
+            export_onnx(llama(), (), {"input_ids": TOKENS}, path, Wanted(precision=precision))
+        assert {each.name for each in (tmp_path / precision).iterdir()} == {"large.onnx", "large.onnx.data"}
+        running = InferenceSession(tmp_path / precision / "large.onnx")
+        assert running.run(None, {"input_ids": TOKENS.numpy()})[0].shape == (2, 11, 97)
+
+
+class Several(nn.Module):
+    """Attention with more batch dims than one, complex numbers, and integers subtracted from a real number."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.what:
+            case "five dims":
+                folded = x.unflatten(-1, (2, 4)).unflatten(1, (2, 3)).transpose(-2, -3)
+                return nn.functional.scaled_dot_product_attention(folded, folded * 2, folded)
+            case "three dims":
+                return nn.functional.scaled_dot_product_attention(x, x * 2, x)
+            case "complex":
+                turned = torch.view_as_complex(x.unflatten(-1, (4, 2)))
+                table = torch.polar(torch.ones(6, 4), torch.arange(24.0).view(6, 4)) * 1.5
+                return torch.view_as_real(turned * table[None] + 2.0 * turned.unsqueeze(1).expand(-1, 3, -1, -1).sum(1)).flatten(
+                    2
+                )
+            case _:
+                return (1.0 - (x > 0).long()) * 0.5
+
+
+@pytest.mark.parametrize("what", ["five dims", "three dims", "complex", "mask"])
+def test_ops_that_the_exporter_does_not_know_are_written_otherwise(what: str, tmp_path: Path) -> None:
+    x = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    done = export_onnx(Several(what), (x,), {}, tmp_path / "several.onnx")
+    assert done.difference < 1e-5
+    assert "batch" in done.open
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", onnx.TensorProto.FLOAT16), ("int8", onnx.TensorProto.INT8)])
+def test_a_lower_precision_is_measured_and_the_file_smaller(precision: str, kind: int, tmp_path: Path) -> None:
+    model = llama()
+    full = export_onnx(model, (), {"input_ids": TOKENS}, tmp_path / "fp32.onnx")
+    low = export_onnx(model, (), {"input_ids": TOKENS}, tmp_path / "low.onnx", Wanted(precision=precision))
+    assert full.difference < low.difference
+    assert len(low.differences) == 3
+    assert any(f"of its weights are {precision}" in remark for remark in low.remarks)
+    proto = onnx.load(tmp_path / "low.onnx")
+    assert sum(each.data_type == kind for each in proto.graph.initializer) >= 14
+    assert (tmp_path / "low.onnx").stat().st_size < (tmp_path / "fp32.onnx").stat().st_size
+    (logits,) = InferenceSession(tmp_path / "low.onnx").run(None, {"input_ids": TOKENS.numpy()})
+    assert logits.dtype == np.float32
+
+
+def test_what_has_no_weight_to_quantise_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="nothing of this model can be written in int8"):
+        export_onnx(nn.LayerNorm(5), (torch.randn(2, 5),), {}, tmp_path / "norm.onnx", Wanted(precision="int8"))
+
+
+def test_a_text_generator_decodes_step_by_step_with_its_past(tmp_path: Path) -> None:
+    model = llama()
+    done = export_onnx(model, (), {"input_ids": TOKENS}, tmp_path / "past.onnx", Wanted(past=True))
+    assert done.difference < 1e-4
+    assert len(done.differences) == 3
+    running = InferenceSession(tmp_path / "past.onnx")
+    names = [f"{layer}.{part}" for layer in (0, 1) for part in ("key", "value")]
+    assert [each.name for each in running.get_inputs()] == [
+        "input_ids",
+        "attention_mask",
+        *(f"past_key_values.{name}" for name in names),
+    ]
+    assert [each.name for each in running.get_outputs()] == ["logits", *(f"present.{name}" for name in names)]
+    past = {f"past_key_values.{name}": np.zeros((2, 2, 0, 4), np.float32) for name in names}
+    with torch.no_grad():
+        expected = model(input_ids=TOKENS, use_cache=False).logits.numpy()
+    for step in range(TOKENS.shape[1]):
+        given = {"input_ids": TOKENS[:, step : step + 1].numpy(), "attention_mask": np.ones((2, step + 1), np.int64)}
+        logits, *present = running.run(None, given | past)
+        past = dict(zip(past, present, strict=True))
+        np.testing.assert_allclose(logits[:, 0], expected[:, step], atol=1e-4)
+
+
+def test_a_model_without_keys_and_values_has_no_past(tmp_path: Path) -> None:
+    config = T5Config(vocab_size=97, d_model=8, d_kv=4, d_ff=12, num_layers=1, num_heads=2)
+    given = {"input_ids": TOKENS, "decoder_input_ids": TOKENS}
+    with pytest.raises(OutputError, match="it has an encoder"):
+        export_onnx(T5ForConditionalGeneration(config).eval(), (), given, tmp_path / "past.onnx", Wanted(past=True))
+    with pytest.raises(OutputError, match="it generates no text"):
+        export_onnx(Mixer(), (torch.randn(2, 5), torch.randn(2, 5)), {}, tmp_path / "past.onnx", Wanted(past=True))
+
+
+def test_latencies_are_measured_when_asked_for(tmp_path: Path) -> None:
+    given = (torch.randn(2, 5), torch.randn(2, 5))
+    done = export_onnx(Mixer().eval(), given, {}, tmp_path / "mixer.onnx", Wanted(bench=True))
+    assert [each.runtime for each in done.latencies] == ["PyTorch", "ONNX Runtime"]
+    assert all(0 < each.fastest <= each.median and each.runs >= 10 for each in done.latencies)

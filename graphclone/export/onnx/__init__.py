@@ -1,0 +1,169 @@
+"""ONNX: exported by torch, checked by onnx, and run in ONNX Runtime against PyTorch before anyone trusts it.
+
+module ──plain──▶ Plain ──opened──▶ program with open axes ──mended──▶ ──written──▶ file ──compared──▶ Exported
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import fx, nn
+
+from graphclone.decided import ASSERT
+from graphclone.errors import OutputError
+from graphclone.export.onnx import opened as axes
+from graphclone.export.onnx.bench import Latency, latencies
+from graphclone.export.onnx.compared import TOLERANCES, Difference, compare, session
+from graphclone.export.onnx.opened import Dims, Opened
+from graphclone.export.onnx.plain import Plain
+from graphclone.export.onnx.precision import lowered
+from graphclone.export.onnx.written import save, translated
+
+__all__ = ["TOLERANCES", "Difference", "Exported", "Latency", "Wanted", "export_onnx"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What kind of file.
+
+    - `opset`: None is the exporter's own;
+    - `precision`: fp32, fp16 or int8 (weights; see `TOLERANCES`);
+    - `past`: with keys and values as inputs and outputs, for a model that generates text;
+    - `bench`: measure how long a run takes;
+    - `provenance`: what the file tells of itself (`metadata_props`).
+    """
+
+    opset: int | None = None
+    precision: str = "fp32"
+    past: bool = False
+    bench: bool = False
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and compared.
+
+    - `differences`: one for each set of inputs;
+    - `open`: the axes that may have other sizes, in words;
+    - `remarks`: what stays fixed and why, and other things to know;
+    - `latencies`: if they were asked for.
+    """
+
+    differences: tuple[Difference, ...]
+    open: str
+    remarks: tuple[str, ...]
+    latencies: tuple[Latency, ...] = ()
+
+    @property
+    def difference(self) -> float:
+        """The largest, absolute."""
+        return max(each.largest for each in self.differences)
+
+
+# What is asked to be open, the most first, each tried until one can be exported and agrees with PyTorch.
+_FREEDOMS: dict[str, Callable[[Plain], Dims]] = {
+    "batch and sequence": axes.batch_and_sequence,
+    "batch": axes.batch_only,
+    "nothing": axes.nothing,
+}
+
+
+def export_onnx(
+    module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], path: Path, wanted: Wanted | None = None
+) -> Exported:
+    """Write `module` as ONNX, and say how far ONNX Runtime's outputs are from PyTorch's.
+
+    The batch of every input and the sequence of those that have one are left open where the model allows it (each at three sizes, and
+    at a batch of one); the remarks say what stays fixed, and why. Inputs are named as in `forward`, outputs as in the model's result,
+    initialisers as the parameters. The module itself is not touched.
+
+    Raises:
+        OutputError: the model cannot be exported (in that opset, with a past), or the outputs differ by more than the precision
+            explains.
+    """
+    wanted = wanted or Wanted()
+    copied = copy.deepcopy(module).requires_grad_(False)
+    freedoms = _FREEDOMS
+    if wanted.past:
+        from graphclone.export.onnx.past import every_axis, with_past  # it needs transformers
+
+        plain, freedoms = with_past(copied, kwargs), {"batch, sequence and past": every_axis}
+    else:
+        plain = Plain(copied, args, kwargs)
+    failures: dict[str, str] = {}
+    for freedom, describe in freedoms.items():
+        dims = describe(plain)
+        if freedom != "nothing" and not any(dims):
+            continue
+        try:
+            with torch.no_grad():
+                done = _exported(plain, dims, path, wanted)
+        except OutputError:
+            raise
+        except Exception as error:  # the exporter raises what the traced program happens to raise
+            failures[freedom] = reason(error)
+            continue
+        remarks = [f"it cannot be exported with {each} left open: {why}" for each, why in failures.items()]
+        return replace(done, remarks=(*_warned(module), *remarks, *done.remarks))
+    raise OutputError(
+        f"cannot export {type(module).__name__} as ONNX" + (f" in opset {wanted.opset}" if wanted.opset else ""),
+        because="\n           ".join(f"with {each} left open: {why}" for each, why in failures.items()),
+        attempt=_ATTEMPT[wanted.opset is not None],
+    )
+
+
+_ATTEMPT = {
+    False: "the PyTorch or Hugging Face form of the child, which needs no export",
+    True: "without --opset: the exporter's own is the one that it writes best",
+}
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what is at the bottom of an error: the exporter wraps it in advice about reporting bugs."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _warned(module: nn.Module) -> list[str]:
+    asserts = isinstance(module, fx.GraphModule) and any(node.target is ASSERT for node in module.graph.nodes)
+    told = "the graph refuses inputs that decide another computation than the example's; an ONNX file cannot: mind its inputs"
+    return [told] if asserts else []
+
+
+def _exported(plain: Plain, dims: Dims, path: Path, wanted: Wanted) -> Exported:
+    found = axes.opened(plain, dims)
+    model = translated(found, plain, wanted.opset)
+    remarks = lowered(model, path, wanted.precision, lambda model, path: save(model, path, wanted.provenance))
+    running = session(path)
+    if wanted.past:
+        from graphclone.export.onnx.past import decoded
+
+        differences = tuple(decoded(plain, running, wanted.precision))
+    else:
+        differences = tuple(compare(plain, running, tensors, wanted.precision) for tensors in found.trials(plain.inputs))
+        remarks += _alone(found, plain, running, wanted.precision)
+    measured = latencies(plain, running) if wanted.bench else ()
+    return Exported(differences, str(found), (*found.fixed, *remarks), tuple(measured))
+
+
+def _alone(found: Opened, plain: Plain, running: onnxruntime.InferenceSession, precision: str) -> list[str]:
+    """A batch of one, which torch assumes that nobody asks for: a remark if the model takes it and the file does not."""
+    single = found.single(plain.inputs)
+    if single is None:
+        return []
+    try:
+        plain(*single)
+    except Exception:
+        return []
+    try:
+        compare(plain, running, single, precision)
+    except Exception as error:
+        return [f"it does not take a batch of one: {reason(error)}"]
+    return []

@@ -1,0 +1,148 @@
+"""What torch's ONNX exporter cannot translate, or translates wrongly, written otherwise: ops of the graph, never models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.nn.functional import scaled_dot_product_attention
+
+aten = torch.ops.aten
+Rewrite = Callable[..., Any]
+
+# op → the same in other ops, or NotImplemented where the exporter does well.
+_REWRITES: dict[Any, Rewrite] = {}
+
+
+def mended(program: ExportedProgram) -> ExportedProgram:
+    """The program with every op rewritten that has to be; the same program where none has."""
+    nodes = [
+        node for module in program.graph_module.modules() if isinstance(module, fx.GraphModule) for node in module.graph.nodes
+    ]
+    return program.run_decompositions(dict(_REWRITES)) if any(map(_concerned, nodes)) else program
+
+
+def _concerned(node: fx.Node) -> bool:
+    if node.target not in _REWRITES:
+        return False
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: each.meta.get("val"))
+    try:
+        return _REWRITES[node.target](*args, **kwargs) is not NotImplemented  # on values without numbers
+    except Exception:  # then the exporter will tell
+        return False
+
+
+def _for(*targets: Any) -> Callable[[Rewrite], Rewrite]:
+    def register(rewrite: Rewrite) -> Rewrite:
+        _REWRITES.update(dict.fromkeys(targets, rewrite))
+        return rewrite
+
+    return register
+
+
+@_for(aten.scaled_dot_product_attention.default)
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *rest: Any, **options: Any) -> Any:
+    """The exporter knows (batch, heads, position, unit) only: other batch dims are folded into one, around it."""
+    mask = options.pop("attn_mask", mask)
+    if query.dim() == 4:
+        return NotImplemented
+    leading = query.shape[:-2]
+    if mask is not None:
+        mask = _folded(mask.expand(*leading, *mask.shape[-2:]))
+    found = scaled_dot_product_attention(_folded(query), _folded(key), _folded(value), mask, *rest, **options)
+    return found.reshape(*leading, *found.shape[-2:])
+
+
+def _folded(tensor: Tensor) -> Tensor:
+    """(a b heads position unit) → ((a b) heads position unit); (heads position unit) → (1 heads position unit)."""
+    return tensor.reshape(-1, *tensor.shape[-3:])
+
+
+@_for(aten._is_all_true.default)
+def all_true(tensor: Tensor) -> Tensor:
+    """What an assertion asks: nobody reads it in the end, but the exporter translates it."""
+    return tensor.all()
+
+
+# -- arithmetic: integers with real numbers, and complex numbers ----------------------------------------------------------
+#
+# ONNX has no complex numbers. The exporter's pairs of real ones know few ops, and multiply by a plain number wrongly.
+
+
+def _arithmetic(target: Any, of_complex: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+    """`of_complex`: the real and imaginary parts of two operands → those of the result."""
+
+    def rewrite(left: Any, right: Any, *rest: Any, **options: Any) -> Any:
+        if isinstance(left, Tensor) and isinstance(right, float) and not left.is_floating_point() and not left.is_complex():
+            return target(left.to(torch.get_default_dtype()), right, *rest, **options)  # `1.0 - mask`: the exporter forgets it
+        if rest or options or not any(isinstance(each, complex) or _is_complex(each) for each in (left, right)):
+            return NotImplemented
+        return _joined(*of_complex(*_parts(left), *_parts(right)))
+
+    _REWRITES[target] = rewrite
+
+
+def _is_complex(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_complex()
+
+
+def _parts(value: Any) -> tuple[Any, Any]:
+    if _is_complex(value):
+        pair = torch.view_as_real(value)
+        return pair.select(-1, 0), pair.select(-1, 1)
+    return (value.real, value.imag) if isinstance(value, complex) else (value, 0.0)
+
+
+def _joined(real: Tensor, imaginary: Tensor) -> Tensor:
+    return torch.view_as_complex(torch.stack(torch.broadcast_tensors(real, imaginary), -1))  # type: ignore[no-untyped-call]
+
+
+for _target in (aten.mul.Tensor, aten.mul.Scalar):
+    _arithmetic(_target, lambda a, b, c, d: (a * c - b * d, a * d + b * c))
+for _target in (aten.add.Tensor, aten.add.Scalar):
+    _arithmetic(_target, lambda a, b, c, d: (a + c, b + d))
+for _target in (aten.sub.Tensor, aten.sub.Scalar):
+    _arithmetic(_target, lambda a, b, c, d: (a - c, b - d))
+_arithmetic(aten.rsub.Scalar, lambda a, b, c, d: (c - a, d - b))
+
+
+@_for(aten.exp.default)
+def exponential(tensor: Tensor) -> Any:
+    return polar(torch.exp(_parts(tensor)[0]), _parts(tensor)[1]) if tensor.is_complex() else NotImplemented
+
+
+@_for(aten.polar.default)
+def polar(length: Tensor, angle: Tensor) -> Tensor:
+    return _joined(length * torch.cos(angle), length * torch.sin(angle))
+
+
+@_for(aten.complex.default)
+def complex_number(real: Tensor, imaginary: Tensor) -> Tensor:
+    return _joined(real, imaginary)
+
+
+def _structural(target: Any, change: Callable[..., tuple[Any, ...]]) -> None:
+    """An op that only moves elements: it moves the pairs. `change`: its arguments with one more dim at the end."""
+
+    def rewrite(tensor: Any, *args: Any) -> Any:
+        if not _is_complex(tensor):
+            return NotImplemented
+        return torch.view_as_complex(target(torch.view_as_real(tensor), *change(tensor, *args)).contiguous())
+
+    _REWRITES[target] = rewrite
+
+
+def _dim(tensor: Tensor, dim: int = 0, *rest: Any) -> tuple[Any, ...]:
+    return (dim % tensor.dim(), *rest)
+
+
+_structural(aten.unsqueeze.default, lambda tensor, dim: (dim % (tensor.dim() + 1),))
+_structural(aten.expand.default, lambda tensor, sizes: ([*sizes, 2],))
+_structural(aten.reshape.default, lambda tensor, sizes: ([*sizes, 2],))
+_structural(aten.repeat.default, lambda tensor, times: ([*times, 1],))
+_structural(aten.select.int, _dim)
+_structural(aten.index.Tensor, lambda tensor, indices: (list(indices),))
+_structural(aten.flatten.using_ints, lambda tensor, start=0, end=-1: (start % tensor.dim(), end % tensor.dim()))

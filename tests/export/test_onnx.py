@@ -198,7 +198,7 @@ def test_tensors_lie_in_a_file_of_their_own_only_where_one_cannot_hold_them(
 
 
 class Several(nn.Module):
-    """Attention with more batch dims than one, complex numbers, and integers subtracted from a real number."""
+    """Attention of any rank, with positions masked out; complex numbers; and integers subtracted from a real number."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -211,6 +211,11 @@ class Several(nn.Module):
                 return nn.functional.scaled_dot_product_attention(folded, folded * 2, folded)
             case "three dims":
                 return nn.functional.scaled_dot_product_attention(x, x * 2, x)
+            case "a position that looks nowhere":
+                heads, mask = x.unflatten(-1, (2, 4)).transpose(1, 2), (x[:, None, :, :1] > 0) & (x[:, None, :, :6] > -1)
+                return nn.functional.scaled_dot_product_attention(heads, heads * 2, heads, mask)
+            case "spectrum":
+                return torch.fft.irfft(torch.fft.rfft(x, n=12, dim=1) * torch.exp(torch.arange(7.0)[:, None] * 1j), n=12, dim=1)
             case "complex":
                 turned = torch.view_as_complex(x.unflatten(-1, (4, 2)))
                 table = torch.polar(torch.ones(6, 4), torch.arange(24.0).view(6, 4)) * 1.5
@@ -221,7 +226,7 @@ class Several(nn.Module):
                 return (1.0 - (x > 0).long()) * 0.5
 
 
-@pytest.mark.parametrize("what", ["five dims", "three dims", "complex", "mask"])
+@pytest.mark.parametrize("what", ["five dims", "three dims", "a position that looks nowhere", "spectrum", "complex", "mask"])
 def test_ops_that_the_exporter_does_not_know_are_written_otherwise(what: str, tmp_path: Path) -> None:
     x = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
     done = export_onnx(Several(what), (x,), {}, tmp_path / "several.onnx")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,15 +45,20 @@ def _for(*targets: Any) -> Callable[[Rewrite], Rewrite]:
 
 @_for(aten.scaled_dot_product_attention.default)
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *rest: Any, **options: Any) -> Any:
-    """The exporter knows (batch, heads, position, unit) only: other batch dims are folded into one, around it."""
+    """The exporter knows (batch, heads, position, unit) only: other batch dims are folded into one, around it. And a position that may
+    look nowhere (padding) gets zeros in torch, where a softmax over nothing would give it the mean of everything."""
     mask = options.pop("attn_mask", mask)
-    if query.dim() == 4:
+    if query.dim() != 4:
+        leading = query.shape[:-2]
+        if mask is not None:
+            mask = _folded(mask.expand(*leading, *mask.shape[-2:]))
+        found = scaled_dot_product_attention(_folded(query), _folded(key), _folded(value), mask, *rest, **options)
+        return found.reshape(*leading, *found.shape[-2:])
+    if mask is None or mask.dtype != torch.bool:
         return NotImplemented
-    leading = query.shape[:-2]
-    if mask is not None:
-        mask = _folded(mask.expand(*leading, *mask.shape[-2:]))
-    found = scaled_dot_product_attention(_folded(query), _folded(key), _folded(value), mask, *rest, **options)
-    return found.reshape(*leading, *found.shape[-2:])
+    added = torch.where(mask, 0.0, torch.finfo(query.dtype).min).to(query.dtype)
+    found = scaled_dot_product_attention(query, key, value, added, *rest, **options)
+    return torch.where(mask.any(-1, keepdim=True), found, 0.0)
 
 
 def _folded(tensor: Tensor) -> Tensor:
@@ -124,10 +129,49 @@ def complex_number(real: Tensor, imaginary: Tensor) -> Tensor:
     return _joined(real, imaginary)
 
 
+def _bilinear(function: Callable[..., Tensor], left: Any, right: Any) -> Tensor:
+    (a, b), (c, d) = _parts(left), _parts(right)
+    if not _is_complex(left) or not _is_complex(right):  # then one of the imaginary parts is 0
+        return _joined(function(a, c), function(b, c) if _is_complex(left) else function(a, d))
+    return _joined(function(a, c) - function(b, d), function(a, d) + function(b, c))
+
+
+@_for(aten.matmul.default)
+def matmul(left: Tensor, right: Tensor) -> Any:
+    return _bilinear(torch.matmul, left, right) if _is_complex(left) or _is_complex(right) else NotImplemented
+
+
+@_for(aten.einsum.default)
+def einsum(equation: str, operands: Sequence[Tensor], **options: Any) -> Any:
+    if len(operands) != 2 or not any(map(_is_complex, operands)):
+        return NotImplemented
+    return _bilinear(lambda left, right: torch.einsum(equation, left, right), *operands)
+
+
+@_for(aten.fft_irfft.default)
+def irfft(tensor: Tensor, n: Any = None, dim: int = -1, norm: str | None = None) -> Any:
+    """ONNX Runtime has no inverse of a one-sided spectrum: the other side is its mirror image, conjugate."""
+    pair, dim = torch.view_as_real(tensor), dim % tensor.dim()
+    bins = pair.shape[dim]
+    n = 2 * (bins - 1) if n is None else n
+    if bins != n // 2 + 1:
+        return NotImplemented
+    mirrored = pair.narrow(dim, 1, n - bins).flip(dim)
+    whole = torch.cat([pair, torch.stack([mirrored.select(-1, 0), -mirrored.select(-1, 1)], -1)], dim)
+    return torch.view_as_real(torch.fft.ifft(torch.view_as_complex(whole), dim=dim, norm=norm)).select(-1, 0)
+
+
+@_for(aten.unbind.int)
+def unbind(tensor: Tensor, dim: int = 0) -> Any:
+    if not tensor.is_complex():
+        return NotImplemented
+    return [torch.view_as_complex(each.contiguous()) for each in torch.view_as_real(tensor).unbind(dim % tensor.dim())]
+
+
 def _structural(target: Any, change: Callable[..., tuple[Any, ...]]) -> None:
     """An op that only moves elements: it moves the pairs. `change`: its arguments with one more dim at the end."""
 
-    def rewrite(tensor: Any, *args: Any) -> Any:
+    def rewrite(tensor: Any, *args: Any, **options: Any) -> Any:
         if not _is_complex(tensor):
             return NotImplemented
         return torch.view_as_complex(target(torch.view_as_real(tensor), *change(tensor, *args)).contiguous())
@@ -144,5 +188,11 @@ _structural(aten.expand.default, lambda tensor, sizes: ([*sizes, 2],))
 _structural(aten.reshape.default, lambda tensor, sizes: ([*sizes, 2],))
 _structural(aten.repeat.default, lambda tensor, times: ([*times, 1],))
 _structural(aten.select.int, _dim)
+_structural(aten.zeros_like.default, lambda tensor: ())
 _structural(aten.index.Tensor, lambda tensor, indices: (list(indices),))
 _structural(aten.flatten.using_ints, lambda tensor, start=0, end=-1: (start % tensor.dim(), end % tensor.dim()))
+
+
+@_for(aten.numpy_T.default)
+def transposed(tensor: Tensor) -> Any:
+    return tensor.permute(*reversed(range(tensor.dim()))) if tensor.is_complex() else NotImplemented

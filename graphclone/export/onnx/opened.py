@@ -140,14 +140,17 @@ def _why(program: ExportedProgram, index: int, dim: int) -> str:
     for guard in environment.guards:
         symbols = guard.expr.free_symbols
         alike = any(each == symbol or environment.replace(each) == environment.replace(symbol) for each in symbols)
-        if alike and len(symbols) == 1:
+        if alike and len(symbols) == 1 and guard.expr.is_Equality:
             return f": {_place(str(guard.sloc))} needs {guard.expr.args[-1]}"
     return ""
 
 
 def _place(where: str) -> str:
-    """`modeling_foo.py:123` of a guard's place, unless it lies within torch, which names its files from its own folder on."""
+    """`modeling_foo.py:123` of a guard's place, unless it lies within torch, which names its files from its own folder on; a child that
+    was captured at this size checks it itself."""
     found = re.search(r"([\w./-]+\.py):(\d+)", where)
     if found is None or (Path(torch.__file__).parent / found[1]).is_file():
         return "an operator"
+    if Path(found[1]).parts[-2:-1] == ("graphclone",):
+        return "the graph, as it was captured,"
     return f"{Path(found[1]).name}:{found[2]}"

@@ -41,7 +41,8 @@ def lowered(model: ir.Model, path: Path, precision: str, save: Save) -> list[str
     if precision == "fp32":
         save(model, path)
         return []
-    _fold_transposes(model)
+    if precision == "int8":
+        _fold_transposes(model)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
         single = Path(folder) / "single.onnx"
         save(model, single)

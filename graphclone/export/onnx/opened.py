@@ -80,11 +80,12 @@ def _smaller(found: Open) -> dict[Any, int]:
 
 
 def _shuffled(inputs: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
-    """Inputs of the same shape with their values in another order, along the last dim: valid wherever these were."""
+    """Inputs of the same shape: other examples first, and real values in another order along the last dim. Valid wherever these were."""
     generator = torch.Generator().manual_seed(seed)
+    made = [each.roll(seed, 0) if each.dim() else each for each in inputs]
     return tuple(
         each[..., torch.randperm(each.shape[-1], generator=generator)] if each.dim() and each.is_floating_point() else each
-        for each in inputs
+        for each in made
     )
 
 

@@ -240,9 +240,14 @@ def _arguments(model: nn.Module | ExportedProgram, count: int) -> tuple[str, ...
     """What `forward` calls its first arguments; a program has forgotten it."""
     if isinstance(model, ExportedProgram):
         return tuple(f"arg{i}" for i in range(len((model.example_inputs or ((),))[0])))
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    named = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    named = positional(model)
     return tuple(named[i] if i < len(named) else f"arg{i}" for i in range(count))
+
+
+def positional(model: nn.Module) -> tuple[str, ...]:
+    """The arguments of `forward` that may be given by position, in order."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    return tuple(each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD))
 
 
 def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tuple[str, ...]) -> Trace:

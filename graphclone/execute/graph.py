@@ -8,6 +8,7 @@ import operator
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,12 +19,36 @@ from torch.utils import _pytree as pytree
 from graphclone import axes as algebra
 from graphclone.axes import Factor, Keep
 from graphclone.blocks import Block, Stack, read_elsewhere
-from graphclone.capture import Trace, capture, prune
+from graphclone.capture import Trace, capture, positional, prune
 from graphclone.errors import FrozenError, PlanError, SizeError, UnknownNameError
 from graphclone.execute.memory import child_state, pick
 from graphclone.inputs import example
 from graphclone.layout import Layout, analyze
 from graphclone.plan import Plan
+
+
+@dataclass(frozen=True)
+class Member:
+    """Of which block of a child's graph a node is part: the `index` of the parent's block, how many times that came already (`turn`),
+    and the `path` that its tensors have in common; `exit`, whether it is what the block returns."""
+
+    stack: str
+    index: int
+    turn: int
+    path: str
+    exit: bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a child is called: the `names` of its inputs, the first `positional` of which were given by position; how inputs and outputs
+    are nested; `order`, all arguments of the parent by position, as far as it is known."""
+
+    names: tuple[str, ...]
+    positional: int
+    in_spec: Any
+    out_spec: Any
+    order: tuple[str, ...] = ()
 
 
 class Child(fx.GraphModule):
@@ -117,13 +142,14 @@ def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters
         trained = name in parameters and trace.state[parameters[name]].requires_grad
         _place(root, _attribute(name), nn.Parameter(tensor, trained) if name in parameters else tensor)
         for node in nodes:
-            node.target = _attribute(name)
+            node.target, node.meta["tensor"] = _attribute(name), name
     _refuse_other_constants(graph)
-    names = _sign(graph, trace)
+    call = _sign(graph, trace)
     graph.lint()
     child = Child(root, graph, "Child")
+    child.meta["call"] = call
     if trace.open is not None:
-        child.meta["open"] = names, trace.open
+        child.meta["open"] = list(call.names), trace.open
     return child
 
 
@@ -158,13 +184,13 @@ def _attribute(name: str) -> str:
     return ".".join([first, *(f"{part}_" if keyword.iskeyword(part.rstrip("_")) else part for part in rest)])
 
 
-def _sign(graph: fx.Graph, trace: Trace) -> list[str]:
-    """Give the graph the parent's signature, so that it takes and returns what the parent does; and the names in it."""
+def _sign(graph: fx.Graph, trace: Trace) -> Call:
+    """Give the graph the parent's signature, so that it takes and returns what the parent does; and what that is."""
     spec: Any = trace.in_spec
     _, kwargs = spec.children() if hasattr(spec, "children") else spec.children_specs  # torch < 2.9 has no `children`
     names = [*trace.arguments, *map(str, kwargs.context)]
     graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, spec, trace.out_spec)))
-    return names
+    return Call(tuple(names), len(trace.arguments), spec, trace.out_spec)
 
 
 # -- depth -----------------------------------------------------------------------------------------------------------
@@ -175,11 +201,21 @@ def child_graph(layout: Layout, plan: Plan) -> fx.Graph:
     keep = {layout[name]: kept for name, kept in plan.keep.items()}
     graph, env = resize(layout, keep)
     for stack in layout.blocks:
+        _mark(env, stack)
         chosen = plan.stacks.get(stack.name)
         if chosen is not None and chosen != tuple(range(len(stack))):
             _restack(graph, env, stack, list(chosen))
     prune(graph)
     return graph
+
+
+def _mark(env: Mapping[fx.Node, fx.Node], stack: Stack) -> None:
+    """Note on every node of a copied graph which block it belongs to, and on a stack's values between blocks that they are."""
+    for index, block in enumerate(stack.blocks):
+        for end in (env[block.entry], env[block.exit]):
+            end.meta["enters"] = {*end.meta.get("enters", ()), stack.name}
+        for node in block.nodes:
+            env[node].meta["member"] = Member(stack.name, index, 1, block.name, node is block.exit)
 
 
 def _restack(graph: fx.Graph, env: Mapping[fx.Node, fx.Node], stack: Stack, chosen: list[int]) -> None:
@@ -214,6 +250,7 @@ def _copy_block(
     for node in block.nodes:
         with graph.inserting_after(place):
             place = graph.node_copy(env[node], lambda each: inner.get(each, each))
+        place.meta["member"] = replace(place.meta["member"], turn=turn, path=f"{block.name}_{turn}")
         if place.op == "get_attr":
             place.target = block.again(str(place.target), turn)
         inner[env[node]] = place
@@ -254,9 +291,11 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Chil
     for node in graph.nodes:
         for path, value in plan.literals.get(node.name, {}).items():
             _set_literal(node, path, value)
-    return build(
-        layout.trace, graph, state, {n: piece.source for n, piece in plan.tensors.items() if piece.source in trace.parameters}
-    )
+    trained = {name: piece.source for name, piece in plan.tensors.items() if piece.source in trace.parameters}
+    child = build(layout.trace, graph, state, trained)
+    if isinstance(model, nn.Module):  # an exported program has forgotten it
+        child.meta["call"] = replace(child.meta["call"], order=positional(model))
+    return child
 
 
 def check_fits(plan: Plan, layout: Layout) -> None:

@@ -1,0 +1,43 @@
+"""The module and its weights as files, run once beside the graphs that they were made of."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import itertools
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from graphclone.errors import OutputError
+from graphclone.export.pytorch import save_state
+from graphclone.export.source.module import MODULE, WEIGHTS, Source, text
+
+_count = itertools.count()
+
+
+def save(it: Source, folder: Path) -> None:
+    """Write `modeling.py` and `model.safetensors` into an existing folder.
+
+    Raises:
+        OutputError: something of the child cannot be said in Python; nothing is written then.
+    """
+    module = text(it, importlib.metadata.version("graphclone"))
+    (folder / MODULE).write_text(module, encoding="utf-8")
+    try:
+        save_state(it.state, folder / WEIGHTS)
+    except Exception as error:  # safetensors raises what its library in Rust happens to raise
+        raise OutputError(f"cannot write '{WEIGHTS}'", because=f"safetensors says: {error}") from error
+
+
+def load(folder: Path) -> nn.Module:
+    """The model of the module in a folder, in eval mode. The module is a program, and runs: ask first whose it is."""
+    name = f"graphclone_child_{next(_count)}"
+    spec = importlib.util.spec_from_file_location(name, folder / MODULE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # pickle, and torch.compile, look it up there
+    spec.loader.exec_module(module)
+    loaded: nn.Module = module.load()
+    return loaded

@@ -89,19 +89,27 @@ def ordered(graph: fx.Graph, found: Sequence[Section]) -> list[fx.Node | Section
             waits[each].discard(item)
             if not waits[each]:
                 heapq.heappush(ready, (items[each], next(numbers), each))
-    flat = (node for item in result for node in (item.nodes if isinstance(item, Section) else (item,)))
-    same = [node for node in graph.nodes if _has_effect(node)] == [node for node in flat if _has_effect(node)]
-    return result if len(result) == len(items) and same else None
+    flat = [node for item in result for node in (item.nodes if isinstance(item, Section) else (item,))]
+    before = [node for node in graph.nodes if node.op == "call_function"]
+    if not any(map(_writes, before)):  # else whoever reads must not come earlier or later either
+        before, flat = ([node for node in nodes if _has_effect(node)] for nodes in (before, flat))
+    return result if len(result) == len(items) and before == flat else None
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether it writes into a value that is no buffer. (Buffers are written when all else has read them.)"""
+    return (
+        isinstance(node.target, torch._ops.OpOverload)
+        and node.target._schema.is_mutable
+        and not (isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr")
+    )
 
 
 def _has_effect(node: fx.Node) -> bool:
-    """Whether it draws, writes or checks."""
-    if node.op != "call_function":
-        return False
-    if not node.users:
-        return True
-    return isinstance(node.target, torch._ops.OpOverload) and (
-        torch.Tag.nondeterministic_seeded in node.target.tags or node.target is torch.ops.aten.batch_norm.default
+    """Whether it draws random numbers, writes a buffer or checks something."""
+    return not node.users or (
+        isinstance(node.target, torch._ops.OpOverload)
+        and (torch.Tag.nondeterministic_seeded in node.target.tags or node.target is torch.ops.aten.batch_norm.default)
     )
 
 

@@ -3,6 +3,7 @@
 from graphclone.capture import Trace, capture
 from graphclone.errors import GraphcloneError
 from graphclone.execute import execute, select
+from graphclone.export.source import save_clone as save
 from graphclone.layout import Layout, analyze
 from graphclone.plan import Plan
 from graphclone.scores import Scores, score_activations, score_weights
@@ -21,6 +22,7 @@ __all__ = [
     "capture",
     "execute",
     "plan",
+    "save",
     "score_activations",
     "score_weights",
     "select",

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from graphclone.capture import Trace
 from graphclone.rules import identity, mixing, name_of
 from graphclone.streams import Flow, Signature, Step, shape_of, sinks, streams
+from graphclone.written import is_write
 
 Pattern = tuple[Signature, ...]
 Ops = tuple[object, ...]
@@ -289,6 +290,8 @@ def _stack(trace: Trace, flow: Flow, run: Run) -> Stack:
             str(node.target) for node in nodes if node.op == "get_attr"
         )  # tables too, which all blocks share but a single one
         name = _common(name for *_, name in uses) or _common(read) or f"block.{index}"
+        if writes := [node for node in flow.order if is_write(node) and str(node.args[0].target).startswith(f"{name}.")]:  # type: ignore[union-attr]
+            nodes = flow.owned([*nodes, *writes], entry)
         blocks.append(Block(name, kinds.setdefault(key, len(kinds)), entry, exit, tuple(nodes), uses))
     names = [block.name for block in blocks]
     if len(set(names)) < len(names):  # blocks that share their parameters

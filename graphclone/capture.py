@@ -29,6 +29,7 @@ from graphclone.errors import CaptureError
 from graphclone.faithful import detach_no_grad, forgetful, own_backwards, remarks, uncached
 from graphclone.inputs import describe
 from graphclone.unbacked import make_concrete
+from graphclone.written import is_write, restore, write_buffers
 
 _OWN = {__file__, decided.__file__, eased.__file__}
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}  # higher-order op → where its sub-graph stands
@@ -75,6 +76,7 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic: Dynamic = False,
+    writes: bool = False,
 ) -> Trace:
     """Trace a model on example inputs.
 
@@ -84,7 +86,8 @@ def capture(
     - `args`, `kwargs`, inputs as the model's `forward` takes them;
     - `dynamic`: True leaves every size of the inputs open that the model allows to vary (`Trace.open` says which), so that a
       child runs at other batch and sequence sizes. A mapping is handed to torch.export as its `dynamic_shapes`. The example
-      inputs should have a batch and a sequence of different lengths above 1: torch takes 1 to be fixed.
+      inputs should have a batch and a sequence of different lengths above 1: torch takes 1 to be fixed;
+    - `writes`: keep what the model writes into its buffers as it runs, such as statistics of batches in train mode.
 
     **Raises** `CaptureError` with the place in the model that torch.export cannot trace.
     """
@@ -101,7 +104,7 @@ def capture(
     decisions = asserted(_graphs(program.graph_module))
     if any(_rewrites(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
         program = _functional(program)
-    trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)))
+    trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)), writes)
     if asserted([trace.graph]) != decisions:
         raise CaptureError(
             "torch drops the check of a value that decides what the model computes",
@@ -250,8 +253,8 @@ def positional(model: nn.Module) -> tuple[str, ...]:
     return tuple(each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD))
 
 
-def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tuple[str, ...]) -> Trace:
-    """Copy the program's graph, with get_attr nodes for whatever was lifted and wrappers inlined."""
+def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tuple[str, ...], writes: bool) -> Trace:
+    """Copy the program's graph, with get_attr nodes for whatever was lifted and wrappers inlined. `writes`: and with what it writes."""
     lifted = {spec.arg.name: spec for spec in program.graph_signature.input_specs if spec.kind != InputKind.USER_INPUT}
     graph, parameters = fx.Graph(), set()
     modules: dict[fx.Node, str] = {}
@@ -259,7 +262,9 @@ def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tup
     env: dict[fx.Node, Any] = {}
     for old in program.graph.nodes:
         if old.op == "placeholder" and old.name in lifted:
-            if not old.users:
+            if not old.users and not (
+                writes and str(lifted[old.name].target) in program.graph_signature.buffers_to_mutate.values()
+            ):
                 continue
             spec = lifted[old.name]
             name = aliases.get(str(spec.target), str(spec.target))
@@ -269,11 +274,13 @@ def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tup
                 parameters.add(name)
             env[old] = graph.create_node("get_attr", name)
             env[old].meta = {"val": old.meta["val"]}
-        elif old.op != "output":
+        elif old.op != "output" and not restore(old, graph, env, writes):
             _copy(old, program.graph_module, graph, env, modules)
     (output,) = (node for node in program.graph.nodes if node.op == "output")
     user = len(program.graph_signature.user_outputs)  # mutated buffers come first, and nobody reads them afterwards
     results = output.args[0][len(output.args[0]) - user :]
+    if writes:
+        write_buffers(program, graph, env)
     graph.output(tuple(env[each] if isinstance(each, fx.Node) else each for each in results))
     prune(graph)
     args, kwargs = program.example_inputs or ((), {})
@@ -301,7 +308,9 @@ def _unlift(program: ExportedProgram, aliases: Mapping[str, str], arguments: tup
 
 def prune(graph: fx.Graph) -> None:
     """Remove what no output needs. (FX by itself would keep whatever may draw random numbers, attention and dropout among it.)"""
-    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output") or node.target is ASSERT)
+    graph.eliminate_dead_code(
+        is_impure_node=lambda node: node.op in ("placeholder", "output") or node.target is ASSERT or is_write(node)
+    )
 
 
 def _copy(old: fx.Node, owner: fx.GraphModule, graph: fx.Graph, env: dict[fx.Node, Any], modules: dict[fx.Node, str]) -> None:

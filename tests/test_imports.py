@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
-    ["axes", "plan", "inputs", "unbacked", "dynamic", "decided", "eased"],
+    ["axes", "plan", "inputs", "unbacked", "dynamic", "decided", "eased", "written"],
     ["faithful", "capture", "fitting"],
     ["rules"],
     ["decompose", "streams"],

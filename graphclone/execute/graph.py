@@ -25,6 +25,7 @@ from graphclone.execute.memory import child_state, pick
 from graphclone.inputs import example
 from graphclone.layout import Layout, analyze
 from graphclone.plan import Plan
+from graphclone.written import is_write
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,10 @@ def _restack(graph: fx.Graph, env: Mapping[fx.Node, fx.Node], stack: Stack, chos
             current = _copy_block(graph, env, block, (entry, current), turn)
     for user in following:
         user.replace_input_with(env[stack.blocks[-1].exit], current)
+    for index, block in enumerate(stack.blocks):
+        for node in block.nodes if index not in chosen else ():
+            if is_write(node):
+                graph.erase_node(env[node])
 
 
 def _copy_block(

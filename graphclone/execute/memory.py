@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphclone import axes as algebra
-from graphclone.axes import Axis, Factor
+from graphclone.axes import Factor
 from graphclone.errors import PlanError
 from graphclone.plan import Plan
 
@@ -36,29 +36,36 @@ def weights(plan: Plan, fetch: Callable[[str], Tensor]) -> Iterator[tuple[str, T
 
     **Raises** `PlanError` when a tensor of the parent is missing or has another shape than the plan says.
     """
-    factors = {name: Factor(size, name) for name, size in plan.sizes.items()}
-    keep = {factors[name]: kept for name, kept in plan.keep.items()}
-
-    @functools.cache
-    def read(text: str) -> tuple[Axis, Sequence[int]]:
-        axis = algebra.parse(text, lambda name: factors[name] if name in factors else algebra.factor(int(name)))
-        return axis, algebra.select(axis, keep)
-
-    for name, piece in plan.tensors.items():
+    for name, read_axes in positions(plan):
+        piece = plan.tensors[name]
         try:
             source = fetch(piece.source)
         except KeyError:
             raise PlanError(
                 f"the plan needs the parent's tensor '{piece.source}' for '{name}', and the parent has none"
             ) from None
-        read_axes = [read(text) for text in piece.axes]
-        if tuple(source.shape) != tuple(axis.size for axis, _ in read_axes):
-            expected = [axis.size for axis, _ in read_axes]
+        expected = [size for size, _ in read_axes]
+        if list(source.shape) != expected:
             raise PlanError(
                 f"'{piece.source}' has the shape {list(source.shape)}, the plan was made for {expected}",
                 attempt="the parent of the plan",
             )
-        yield name, pick(source, [piece.take.get(dim, kept) for dim, (_, kept) in enumerate(read_axes)], piece.scale)
+        yield name, pick(source, [kept for _, kept in read_axes], piece.scale)
+
+
+def positions(plan: Plan) -> Iterator[tuple[str, list[tuple[int, Sequence[int]]]]]:
+    """For each tensor of the child: the size of each dim in the parent, and which of its positions the child has."""
+    factors = {name: Factor(size, name) for name, size in plan.sizes.items()}
+    keep = {factors[name]: kept for name, kept in plan.keep.items()}
+
+    @functools.cache
+    def read(text: str) -> tuple[int, Sequence[int]]:
+        axis = algebra.parse(text, lambda name: factors[name] if name in factors else algebra.factor(int(name)))
+        return axis.size, algebra.select(axis, keep)
+
+    for name, piece in plan.tensors.items():
+        found = [read(text) for text in piece.axes]
+        yield name, [(size, piece.take.get(dim, kept)) for dim, (size, kept) in enumerate(found)]
 
 
 def child_state(plan: Plan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

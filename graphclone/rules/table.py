@@ -184,7 +184,7 @@ same(
 same("dropout dropout_ feature_dropout positive resolve_conj resolve_neg _conj_physical real")
 
 
-@rule("pointwise where copy masked_fill polar rrelu hardswish log_sigmoid isclose float_power", elementwise=True)
+@rule("pointwise where copy copy_ masked_fill polar rrelu hardswish log_sigmoid isclose float_power", elementwise=True)
 @rule("add subtract multiply divide true_divide xlogy arctan2 clip __and__ __or__ __xor__", elementwise=True)
 @rule("greater greater_equal less less_equal not_equal", elementwise=True)
 def pointwise(op: Op) -> Axes:

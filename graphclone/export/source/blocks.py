@@ -13,6 +13,7 @@ from torch import fx
 
 from graphclone.execute.graph import Member
 from graphclone.export.source.body import Item, Loop, Section
+from graphclone.written import is_write
 
 
 def sections(graph: fx.Graph, names: Sequence[str]) -> list[Section]:
@@ -91,26 +92,29 @@ def ordered(graph: fx.Graph, found: Sequence[Section]) -> list[fx.Node | Section
                 heapq.heappush(ready, (items[each], next(numbers), each))
     flat = [node for item in result for node in (item.nodes if isinstance(item, Section) else (item,))]
     before = [node for node in graph.nodes if node.op == "call_function"]
-    if not any(map(_writes, before)):  # else whoever reads must not come earlier or later either
-        before, flat = ([node for node in nodes if _has_effect(node)] for nodes in (before, flat))
-    return result if len(result) == len(items) and before == flat else None
+    same = flat == before if any(map(_writes, before)) else _effects(flat) == _effects(before)
+    return result if len(result) == len(items) and same else None
 
 
 def _writes(node: fx.Node) -> bool:
-    """Whether it writes into a value that is no buffer. (Buffers are written when all else has read them.)"""
-    return (
-        isinstance(node.target, torch._ops.OpOverload)
-        and node.target._schema.is_mutable
-        and not (isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr")
-    )
+    """Whether it writes into a value on the way: whoever reads that must come neither earlier nor later."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and not is_write(node)
 
 
-def _has_effect(node: fx.Node) -> bool:
-    """Whether it draws random numbers, writes a buffer or checks something."""
-    return not node.users or (
-        isinstance(node.target, torch._ops.OpOverload)
-        and (torch.Tag.nondeterministic_seeded in node.target.tags or node.target is torch.ops.aten.batch_norm.default)
-    )
+def _effects(nodes: Sequence[fx.Node]) -> dict[object, list[fx.Node]]:
+    """What has to be done in this order: random draws, and what reads or writes a buffer that is written."""
+    found: dict[object, list[fx.Node]] = defaultdict(list)
+    written = {node.args[0].target for node in nodes if is_write(node)}  # type: ignore[union-attr]
+    for node in nodes:
+        if node.target is torch.ops.aten.batch_norm.default and node.args[5]:
+            written |= {each.target for each in node.args[3:5] if isinstance(each, fx.Node)}
+    for node in nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+            found["random"].append(node)
+        for each in node.all_input_nodes:
+            if each.op == "get_attr" and each.target in written:
+                found[each.target].append(node)
+    return found
 
 
 def looped(items: Iterable[fx.Node | Section], names: Sequence[str]) -> Iterator[Item]:

@@ -39,7 +39,10 @@ def source(
 ) -> Source:
     """Gather what is written. **Raises** `OutputError` for a tensor whose name no module can have."""
     modes = {"eval": child} if train is None else {"eval": child, "train": train}
-    state = {name: tensor for each in reversed(modes.values()) for name, tensor in held(each).items()}
+    state: dict[str, Tensor] = {}
+    for each in modes.values():
+        for name, tensor in held(each).items():
+            assert torch.equal(state.setdefault(name, tensor), tensor) or tensor.isnan().any(), "two modes, and two weights"
     for name in state:
         if part := misnamed(name):
             raise OutputError(f"cannot write '{name}' as Python", because=f"every module has an attribute '{part}' of its own")
@@ -60,7 +63,7 @@ def attributes(graph: fx.Graph) -> dict[str, str]:
 
 def text(it: Source, version: str) -> str:
     """The Python module. **Raises** `OutputError` for what it cannot say."""
-    outputs = list(dict.fromkeys(records(it.modes["eval"].meta["call"].out_spec)))
+    outputs = list(dict.fromkeys(each for child in it.modes.values() for each in records(child.meta["call"].out_spec)))
     found = {mode: sections(child.graph, list(it.state)) for mode, child in it.modes.items()}
     it = replace(it, state={name: it.state[name] for name in _in_order(it, found)})
     names, real = list(it.state), majority(it.state.values())

@@ -29,7 +29,7 @@ def misnamed(name: str) -> str | None:
 
 def base(text: str) -> str:
     """A name without the number that torch gave it, fit for a variable."""
-    text = re.sub(r"\W", "_", re.sub(r"(_\d+)+$", "", text)).strip("_") or "value"
+    text = re.sub(r"\W", "_", re.sub(r"(_default|_\d+)+$", "", text)).strip("_") or "value"
     return f"{text}_" if text in _TAKEN or text[0].isdecimal() else text
 
 

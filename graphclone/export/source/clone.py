@@ -1,0 +1,76 @@
+"""A plan's child as source: both of its modes, written, loaded and run beside the graphs that they were made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from graphclone.capture import Trace
+from graphclone.errors import OutputError
+from graphclone.execute import execute
+from graphclone.execute.graph import Child
+from graphclone.export.folder import new_folder
+from graphclone.export.source.folder import load, save
+from graphclone.export.source.module import source
+from graphclone.export.source.train import train_mode
+from graphclone.inputs import example
+from graphclone.plan import Plan
+from graphclone.verify import difference, outputs
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def save_clone(
+    plan: Plan, parent: nn.Module, folder: str | Path, *, trace: Trace | None = None, overwrite: bool = False
+) -> tuple[str, ...]:
+    """Write the child that a plan describes as a folder: `modeling.py`, one readable Python module, and `model.safetensors`.
+
+    The module has the parent's names of parameters, its arguments and the structure of its outputs, trains as the parent does (dropout,
+    statistics of batches), and loads with torch and safetensors alone: `from modeling import load; model = load()`.
+
+    **Arguments**: `parent`, the model in eval mode, which is traced once more as it trains; `trace`, if it has been traced already.
+
+    **Returns** what a reader should know: why the child has no train mode, if it has none.
+
+    **Raises** `OutputError` where the folder exists, or the child is made of what torch alone does not have (a custom op, an output of a
+    class of its own); `PlanError`, as `execute`.
+    """
+    child = execute(plan, parent, trace=trace)
+    inputs = example(plan.inputs) if plan.inputs else None
+    with new_folder(Path(folder), overwrite) as place:
+        (place / "plan.json").write_text(plan.dumps(), encoding="utf-8")
+        return write_clone(place, plan, parent, child, inputs)
+
+
+def write_clone(folder: Path, plan: Plan, parent: nn.Module, child: Child, inputs: Inputs | None) -> tuple[str, ...]:
+    """Write `modeling.py` and `model.safetensors` into an existing folder.
+
+    **Returns** and **raises** as `save_clone`; nothing is written where something cannot be said in Python.
+    """
+    train = train_mode(plan, parent, inputs) if inputs is not None else "nothing says what inputs its parent takes"
+    if isinstance(train, str):
+        told = f"the child has no train mode: {train}"
+        save(source(child, None, plan.aliases, told), folder)
+    else:
+        told = ""
+        save(source(child, train, plan.aliases), folder)
+    if inputs is not None:
+        for mode, graph in (("eval", child), ("train", train)):
+            if isinstance(graph, nn.Module):
+                _check(load(folder), graph, mode, inputs)
+    return (told,) if told else ()
+
+
+def _check(model: nn.Module, graph: nn.Module, mode: str, inputs: Inputs) -> None:
+    """**Raises** `OutputError` if a module does not compute what its graph does, to the last bit."""
+    training = mode == "train"
+    expected, found = outputs(graph.train(training), inputs), outputs(model.train(training), inputs)
+    graph.eval()
+    if (error := difference(expected, found)) > 0:
+        raise OutputError(
+            f"the written module differs from its graph by {error:.1e} in {mode} mode",
+            because="graphclone wrote it wrongly, or the model computes otherwise each time",
+            attempt="--pt2 alone; and please report it",
+        )

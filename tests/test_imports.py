@@ -19,7 +19,7 @@ ORDER = [
     ["decompose", "streams"],
     ["blocks"],
     ["layout"],
-    ["scores"],
+    ["scores", "sizes"],
     ["passes"],
     ["execute"],
     ["destination"],

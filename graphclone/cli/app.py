@@ -106,6 +106,9 @@ def clone(
     graph: Annotated[
         bool, typer.Option("--graph", help="a rewritten graph, even where the parent's class could be built in these sizes")
     ] = False,
+    pt2: Annotated[
+        bool, typer.Option("--pt2", help="a rewritten graph, and child.pt2 beside it: a program of torch.export, for inference")
+    ] = False,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="print the plan and write no child (with -o FILE.json, the plan)")
     ] = False,
@@ -138,9 +141,10 @@ def clone(
             overwrite,
             seed,
             dynamic,
-            graph or dynamic,
+            graph or dynamic or pt2,
             like,
             params,
+            pt2,
         )
         run(asked, wanted)
 

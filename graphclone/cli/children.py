@@ -13,15 +13,16 @@ from graphclone import sources
 from graphclone.cli.options import Asked
 from graphclone.errors import SourceError
 from graphclone.sources import Parent
+from graphclone.sources.source_folder import load_written
 
 GRAPH, WEIGHTS, PLAN, RECORD = "child.pt2", "model.safetensors", "plan.json", "child.json"
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a child is loaded again: as the graph in `child.pt2`, or as what a factory makes in other sizes, filled.
+    """How a child is loaded again: as a module in Python, as the graph in `child.pt2`, or as what a factory makes in other sizes, filled.
 
-    - `kind`: `graph` or `factory`;
+    - `kind`: `source`, `graph` or `factory`;
     - `parent`: the parent's spec, or that of the factory; `arg`: the factory's arguments; `set`: those that the child has otherwise;
     - `input`: example inputs, as `--input` takes them.
     """
@@ -67,6 +68,8 @@ def _child(folder: Path, asked: Asked) -> Parent:
     record = Record.load(folder)
     if record.kind == "graph":
         return load(replace(asked, spec=str(folder / GRAPH)))
+    if record.kind == "source":
+        return load_written(folder, asked.input, trust_remote_code=asked.trust_remote_code)
     inputs = [*record.input, *asked.input]
     return sources.load(record.parent, args={**record.arg, **record.set}, inputs=inputs, checkpoint=folder / WEIGHTS)
 

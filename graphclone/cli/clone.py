@@ -29,10 +29,12 @@ def run(asked: Asked, wanted: Wanted) -> None:
         job = planned(asked, wanted)
         _show(job)
         with working("writing"):
-            filled = write(folder, job)
+            written = write(folder, job, wanted.pt2)
         verdict = _both_roads(job) if job.overrides and not wanted.set else None
-    if filled is not None:
-        _tell(filled, job)
+    if written.filled is not None:
+        _tell(written.filled, job)
+    for note in written.notes:
+        out().print(f"note: {note}", markup=False, soft_wrap=True)
     if verdict is not None:
         settings = " ".join(f"{name}={value}" for name, value in job.overrides.items())
         out().print(f"\nsettings found for the parent's class: [bold]{escape(settings)}[/]", soft_wrap=True)

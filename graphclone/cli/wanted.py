@@ -33,6 +33,7 @@ class Wanted:
     graph: bool
     like: Path | None
     params: str | None
+    pt2: bool = False
 
     def parameters(self) -> int | None:
         """`60M` is 60 million."""
@@ -73,7 +74,7 @@ def check(asked: Asked, wanted: Wanted) -> None:
         )
     if (wanted.dynamic or wanted.graph) and (wanted.set or wanted.like):
         raise SizeError(
-            f"--{'dynamic' if wanted.dynamic else 'graph'} is of no use to {given[0]}",
+            f"--{'pt2' if wanted.pt2 else 'dynamic' if wanted.dynamic else 'graph'} is of no use to {given[0]}",
             because="a child of the parent's own class takes whatever sizes the class takes; only a rewritten graph has fixed ones",
             attempt=f"--width and --depth, or {given[0]} alone",
         )

@@ -1,27 +1,33 @@
-"""A child, written into a folder: as a Hugging Face folder, as the weights of a factory's model, or as a graph."""
+"""A child, written into a folder: as a Hugging Face folder, as the weights of a factory's model, or as a module of its own."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from graphclone.cli.children import GRAPH, PLAN, WEIGHTS, Record, built_as
 from graphclone.cli.planning import Job
+from graphclone.errors import OutputError
 from graphclone.execute import execute, fill
 from graphclone.execute.destination import Filled
 from graphclone.export.pytorch import save_graph, save_state
+from graphclone.export.source import MODULE, write_clone
 
 
-def write(folder: Path, job: Job) -> Filled | None:
-    """**Returns** what came from where; None for a graph, whose tensors keep their names."""
+@dataclass(frozen=True)
+class Written:
+    """What came from where (None for a graph, whose tensors keep their names), and what there is to say of the child."""
+
+    filled: Filled | None
+    notes: tuple[str, ...] = ()
+
+
+def write(folder: Path, job: Job, pt2: bool) -> Written:
+    """`pt2`: a graph is written as `child.pt2` too."""
     if job.child is None:
-        graph = execute(job.plan, job.parent.module, trace=job.layout.trace)
-        dynamic = job.layout.trace.inputs.get("dynamic", False)
-        save_graph(graph, job.parent.args, job.parent.kwargs, folder / GRAPH, dynamic)
-        Record("graph", job.asked.spec).save(folder)
-        job.plan.save(folder / PLAN)
-        return None
+        return Written(None, _graph(folder, job, pt2))
     filled = fill(job.plan, job.layout.trace.state.__getitem__, job.child)
     if _has_its_own_form(job.child):
         from graphclone.export.hf import save_hf
@@ -32,7 +38,31 @@ def write(folder: Path, job: Job) -> Filled | None:
         save_state(job.child.state_dict(), folder / WEIGHTS)
         built_as(job.asked, job.parent, job.overrides).save(folder)
         job.plan.save(folder / PLAN)
-    return filled
+    return Written(filled)
+
+
+def _graph(folder: Path, job: Job, pt2: bool) -> tuple[str, ...]:
+    """A rewritten graph, as a module in Python; what Python cannot say is written as `child.pt2` alone, if that is wanted.
+
+    **Returns** what there is to say of it. **Raises** `OutputError`.
+    """
+    graph = execute(job.plan, job.parent.module, trace=job.layout.trace)
+    inputs = job.parent.args, dict(job.parent.kwargs)
+    notes: tuple[str, ...]
+    kind = "source"
+    try:
+        notes = write_clone(folder, job.plan, job.parent.module, graph, inputs)
+    except OutputError as error:
+        if not pt2:
+            raise
+        kind, notes = "graph", (f"there is only a child.pt2: {str(error).splitlines()[0]}",)
+        for name in (MODULE, WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
+    if pt2:
+        save_graph(graph, *inputs, folder / GRAPH, job.layout.trace.inputs.get("dynamic", False))
+    Record(kind, job.asked.spec).save(folder)
+    job.plan.save(folder / PLAN)
+    return notes
 
 
 def _has_its_own_form(module: nn.Module) -> bool:

@@ -22,6 +22,7 @@ from transformers import (
 import graphclone as gc
 from graphclone.cli.children import built_as
 from graphclone.cli.options import Asked
+from graphclone.export import source
 from graphclone.sources import Parent
 from tests.cli.conftest import EINSUM, PARENT, ROOT, SMALLER, Run
 
@@ -43,7 +44,8 @@ def test_a_config_override_gives_a_folder_that_transformers_loads(run: Run, tmp_
 def test_widths_and_depth_give_a_graph_that_can_be_inspected_verified_and_exported(run: Run, tmp_path: Path) -> None:
     done = run("clone", PARENT, "--width", "residual=0.5", "--width", "*.mlp.hidden=100", "--depth", "2", "-o", "child")
     assert done.status == 0, done.err
-    assert {path.name for path in (tmp_path / "child").iterdir()} == {"child.pt2", "child.json", "plan.json"}
+    files = {"modeling.py", "model.safetensors", "child.json", "plan.json"}
+    assert {path.name for path in (tmp_path / "child").iterdir()} == files
     assert run("verify", "child", "--parent", PARENT).status == 0
     assert "48" in run("inspect", "child").out
     exported = run("export", "child", "--onnx", "child.onnx")
@@ -66,10 +68,12 @@ def test_widths_and_depth_give_the_parents_own_class_where_its_config_can_say_th
     assert not loading["unexpected_keys"]
     assert child.config.head_dim == 32
     assert run("verify", "child", "--parent", LLAMA).status == 0
-    assert run("clone", LLAMA, *HALF, "--graph", "-o", "graph").status == 0
-    graph = torch.export.load(tmp_path / "graph" / "child.pt2").module()
+    assert run("clone", LLAMA, *HALF, "--pt2", "-o", "graph").status == 0
+    program, graph = torch.export.load(tmp_path / "graph" / "child.pt2").module(), source.load(tmp_path / "graph")
     ids = torch.arange(22).view(2, 11)
+    torch.testing.assert_close(program(input_ids=ids).logits, child.eval()(input_ids=ids).logits)
     torch.testing.assert_close(graph(input_ids=ids).logits, child.eval()(input_ids=ids).logits)
+    assert type(graph(input_ids=ids)).__name__ == "CausalLMOutputWithPast"
 
 
 def test_a_number_of_parameters_chooses_balanced_sizes_and_shows_the_others(run: Run, tmp_path: Path) -> None:
@@ -113,14 +117,15 @@ def test_where_no_config_can_say_them_the_child_is_a_graph_and_the_reason_told(r
     done = run("clone", PARENT, "--width", "residual=0.5", "-o", "child")
     assert done.status == 0, done.err
     assert "no setting of its config makes 'vit.layers.0.attention.q_proj.weight' 96 × 48; the nearest has 48 × 48" in done.out
-    assert (tmp_path / "child" / "child.pt2").exists()
+    assert (tmp_path / "child" / "modeling.py").exists()
+    assert "no train mode" not in done.out
 
 
 def test_a_dynamic_graph_takes_other_sizes_and_is_verified_and_exported_with_them(run: Run, tmp_path: Path) -> None:
     done = run("clone", *EINSUM, "--width", "residual=24", "--depth", "2", "--dynamic", "-o", "child")
     assert done.status == 0, done.err
     assert "open sizes: ids[0], ids[1] ≤ 37" in done.out
-    child = torch.export.load(tmp_path / "child" / "child.pt2").module()
+    child = source.load(tmp_path / "child")
     assert child(torch.randint(61, (7, 20))).shape == (7, 20, 61)
     verified = run("verify", "child", "--parent", *EINSUM)
     assert verified.status == 0, verified.out
@@ -174,6 +179,37 @@ def test_an_export_that_cannot_be_is_refused_with_a_reason(words: list[str], tol
     assert told in refused.err
     assert "because" in refused.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_child_that_is_a_program_is_a_parent_again_and_refused_once_it_does_something_else(run: Run, tmp_path: Path) -> None:
+    assert run("clone", *EINSUM, "--width", "residual=24", "-o", "child").status == 0
+    again = run("clone", "child", "--width", "residual=12", "--depth", "2", "-o", "grandchild")
+    assert again.status == 0, again.err
+    assert run("verify", "grandchild", "--parent", "child").status == 0
+    module = tmp_path / "child" / "modeling.py"
+    module.write_text(module.read_text() + "\nopen('written', 'w').write('by a stranger')\n")
+    refused = run("inspect", "child")
+    assert refused.status == 2
+    assert "graphclone did not write it like this: line" in refused.err
+    assert not (tmp_path / "written").exists()
+    assert run("inspect", "child", "--trust-remote-code").status == 0
+    assert (tmp_path / "written").exists()
+
+
+def test_what_python_cannot_say_is_refused_before_anything_is_written_or_is_a_pt2_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "customised.py").write_text(
+        "from models_zoo.field import find\n\nentry = find('odd/custom_op')\nmodel = entry.build()\n\n\n"
+        "def example_inputs():\n    args, kwargs = entry.inputs()\n    return args, kwargs\n"
+    )
+    refused = run("clone", "customised:model", "--width", "residual=0.5", "-o", "child")
+    assert refused.status == 2
+    assert "graphclone_zoo.bend" in refused.err
+    assert not (tmp_path / "child").exists()
+    done = run("clone", "customised:model", "--width", "residual=0.5", "--pt2", "-o", "child")
+    assert done.status == 0, done.err
+    assert "there is only a child.pt2" in done.out
+    assert {path.name for path in (tmp_path / "child").iterdir()} == {"child.pt2", "child.json", "plan.json"}
+    assert run("inspect", "child").status == 0
 
 
 def test_a_factory_gives_weights_and_a_record_of_how_to_build_it_again(run: Run, tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ class _Text:
     method: Callable[[str], str]
     dying: Mapping[Item, Sequence[fx.Node]]
     anchor: str
+    arguments: Sequence[str]
     lines: list[str] = field(default_factory=list)
     header: dict[str, str] = field(default_factory=dict)
     where: str | None = None
@@ -106,15 +107,19 @@ class _Text:
         """What is made on the way is made where the weights are."""
         if not self.anchor:
             return f"torch.device({str(given)!r})"
-        self.header["device"] = f"{self.anchor}.device"
-        return "device"
+        return self._named("device", f"{self.anchor}.device")
 
     def _dtype(self, given: torch.dtype) -> str:
         """A cast to the child's own dtype goes along when the child is cast to a wider one."""
         if given != self.held.real:
             return str(given)
-        self.header["dtype"] = f"torch.promote_types({given}, {path('self', self.held.like)}.dtype)"
-        return "dtype"
+        return self._named("dtype", f"torch.promote_types({given}, {path('self', self.held.like)}.dtype)")
+
+    def _named(self, name: str, found: str) -> str:
+        """A variable that is set at the beginning; an argument may have its name already."""
+        name = f"own_{name}" if name in self.arguments else name
+        self.header[name] = found
+        return name
 
     def write(self, item: Item) -> None:
         if isinstance(item, Section):
@@ -167,13 +172,15 @@ def write(
 ) -> Written:
     """A section as a function. `items`: its nodes, with those of inner sections in one; `arguments`: the names of its inputs; `method`:
     what is called of the module at a path; `opening`: values that are a part of an argument, and where they are in it."""
-    known = Locals({"self", "block", "dtype", *arguments, *(where.partition("[")[0] for _, where in opening)})
+    known = Locals(
+        {"self", "block", "dtype", "own_device", "own_dtype", *arguments, *(where.partition("[")[0] for _, where in opening)}
+    )
     for node, name in zip(section.inputs, arguments, strict=True):
         known.give(node, name)
     lines = [f"{known.take(node, base(node.name))} = {where}" for node, where in opening if node.users]
     tensor = next((known[node] for node in known if isinstance(node.meta.get("val"), Tensor)), "")
     anchor = path("self", held.first) if held.first else tensor
-    text = _Text(held, known, method, _dying(section, items), anchor, lines)
+    text = _Text(held, known, method, _dying(section, items), anchor, arguments, lines)
     for item in items:
         text.write(item)
     returned = tuple(value(each, text.read) for each in section.outputs)

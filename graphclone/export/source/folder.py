@@ -12,6 +12,7 @@ from torch import nn
 
 from graphclone.errors import OutputError
 from graphclone.export.pytorch import save_state
+from graphclone.export.source.grammar import foreign
 from graphclone.export.source.module import MODULE, WEIGHTS, Source, text
 
 _count = itertools.count()
@@ -31,8 +32,18 @@ def save(it: Source, folder: Path) -> None:
         raise OutputError(f"cannot write '{WEIGHTS}'", because=f"safetensors says: {error}") from error
 
 
-def load(folder: Path) -> nn.Module:
-    """The model of the module in a folder, in eval mode. The module is a program, and runs: ask first whose it is."""
+def load(folder: Path, *, trusted: bool = False) -> nn.Module:
+    """The model of the module in a folder, in eval mode.
+
+    Raises:
+        OutputError: the module does what graphclone would not write, and may do anything; `trusted` runs it all the same.
+    """
+    if not trusted and (why := foreign((folder / MODULE).read_text(encoding="utf-8"))):
+        raise OutputError(
+            f"will not run '{folder / MODULE}'",
+            because=f"graphclone did not write it like this: {why}",
+            attempt="--trust-remote-code if you trust where it comes from, or changed it yourself",
+        )
     name = f"graphclone_child_{next(_count)}"
     spec = importlib.util.spec_from_file_location(name, folder / MODULE)
     assert spec is not None

@@ -9,7 +9,12 @@ from collections.abc import Iterable, Iterator
 
 from torch import fx, nn
 
-_TAKEN = frozenset({*dir(builtins), *keyword.kwlist, *keyword.softkwlist, "torch", "aten", "nn", "math", "operator", "device"})
+HELPERS = (
+    "Parts", "Output", "Path", "place", "parameter", "buffer", "tie", "expect", "output", "load", "pytree", "namedtuple", "load_file"
+)  # fmt: skip
+TAKEN = frozenset(
+    {*dir(builtins), *keyword.kwlist, *keyword.softkwlist, "torch", "aten", "nn", "math", "operator", "device", *HELPERS}
+)
 
 
 def path(root: str, name: str) -> str:
@@ -30,7 +35,7 @@ def misnamed(name: str) -> str | None:
 def base(text: str) -> str:
     """A name without the number that torch gave it, fit for a variable."""
     text = re.sub(r"\W", "_", re.sub(r"(_default|_\d+)+$", "", text)).strip("_") or "value"
-    return f"{text}_" if text in _TAKEN or text[0].isdecimal() else text
+    return f"{text}_" if text in TAKEN or text[0].isdecimal() else text
 
 
 def camel(text: str) -> str:

@@ -9,6 +9,7 @@ from torch import fx
 
 from graphclone.errors import OutputError
 from graphclone.execute.graph import Call, Child
+from graphclone.export.source.names import HELPERS
 from graphclone.export.source.sizes import checks
 from graphclone.export.source.structure import children, leaves
 
@@ -27,8 +28,9 @@ class Signature:
 def signature(child: Child) -> Signature:
     """**Raises** `OutputError` for an argument that no Python function can have, or of a class of the parent's own."""
     call: Call = child.meta["call"]
-    if bad := [name for name in call.names if not name.isidentifier() or keyword.iskeyword(name)]:
-        raise OutputError(f"cannot write a child that takes '{bad[0]}'", because="it is no name of Python's")
+    own = {"self", "torch", "aten", "math", "operator", "float", "complex", "super", "block", *HELPERS}
+    if bad := [name for name in call.names if not name.isidentifier() or keyword.iskeyword(name) or name in own]:
+        raise OutputError(f"cannot write a child that takes '{bad[0]}'", because="it is no name that an argument may have there")
     positional, named = children(call.in_spec)
     specs = dict(zip(call.names, [*children(positional), *children(named)], strict=True))
     inputs = [node for node in child.graph.nodes if node.op == "placeholder"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import keyword
+import re
 from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Iterator
 from typing import Any
 
 from graphclone.errors import OutputError
+from graphclone.export.source.names import TAKEN
 
 
 def children(spec: Any) -> list[Any]:
@@ -33,7 +35,7 @@ def built(spec: Any, values: Iterator[str]) -> str:
         return next(values)
     parts = [built(child, values) for child in children(spec)]
     if _is_record(spec):
-        return f"{_class(spec).__name__}({', '.join(f'{key}={part}' for key, part in zip(_keys(spec), parts, strict=True))})"
+        return f"{_title(spec)}({', '.join(f'{key}={part}' for key, part in zip(_keys(spec), parts, strict=True))})"
     if issubclass(_class(spec), tuple):
         return f"({', '.join(parts)}{',' * (len(parts) == 1)})"
     if issubclass(_class(spec), list):
@@ -47,7 +49,7 @@ def records(spec: Any) -> Iterator[str]:
         return
     for child in children(spec):
         yield from records(child)
-    found, name = _class(spec), _class(spec).__name__
+    found, name = _class(spec), _title(spec)
     if not _is_record(spec):
         if found not in (tuple, list, dict, OrderedDict, defaultdict):
             raise _foreign("returns", spec)
@@ -61,6 +63,12 @@ def records(spec: Any) -> Iterator[str]:
 def _class(spec: Any) -> type:
     found: type = spec.context if spec.type is namedtuple else spec.type
     return found
+
+
+def _title(spec: Any) -> str:
+    """What a class of the parent is called in the module, which has names of its own."""
+    name = _class(spec).__name__
+    return f"{name}_" if name in TAKEN or name == "Model" or re.search(r"Block\d*$", name) else name
 
 
 def _keys(spec: Any) -> list[Any]:

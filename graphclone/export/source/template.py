@@ -11,14 +11,23 @@ aten = torch.ops.aten
 '''
 
 
+# What a module may import, and what of its text says that it does.
+IMPORTS = {
+    "from collections import namedtuple": "namedtuple(",
+    "import math": "math.",
+    "import operator": "operator.",
+    "from pathlib import Path": "",
+    "import torch": "",
+    "from safetensors.torch import load_file": "",
+    "from torch import nn": "",
+    "from torch.utils import _pytree as pytree": "(Output)",
+}
+
+
 def head(version: str, file: str, body: str) -> str:
     """`body`: the text of the classes, which says what has to be imported."""
-    standard = [f"import {name}" for name in ("math", "operator") if f"{name}." in body]
-    standard += ["from collections import namedtuple"] if "namedtuple(" in body else []
-    others = ["import torch", "from safetensors.torch import load_file", "from torch import nn"]
-    others += ["from torch.utils import _pytree as pytree"] if "(Output)" in body else []
-    imports = "\n".join([*standard, "from pathlib import Path", "", *others])
-    return HEAD.format(version=version, stem=file.removesuffix(".py"), imports=imports)
+    imports = [line + "\n" * (line == "from pathlib import Path") for line, sign in IMPORTS.items() if sign in body]
+    return HEAD.format(version=version, stem=file.removesuffix(".py"), imports="\n".join(imports))
 
 
 PARTS = '''class Parts(nn.Module):
@@ -81,7 +90,12 @@ OUTPUT = '''class Output(dict):
 
 def output(kind):
     """torch.compile and torch.export look into outputs of this class."""
-    pytree.register_pytree_node(kind, lambda it: (list(it.values()), list(it)), lambda v, k: kind(**dict(zip(k, v))))
+    pytree.register_pytree_node(
+        kind,
+        lambda it: (list(it.values()), list(it)),
+        lambda values, keys: kind(**dict(zip(keys, values))),
+        flatten_with_keys_fn=lambda it: ([(pytree.MappingKey(key), it[key]) for key in it], list(it)),
+    )
     return kind
 '''
 

@@ -34,7 +34,8 @@ INSIDE = [
     "eval('1')", "open('x')", "self.__class__.__init__.__globals__", "torch.load('x')", "torch.hub.load('x')", "(lambda: 1)()",
     "[x for x in self]", "torch.ops.load_library('x.so')", "nn.Module", "pytree.tree_map", "x.numpy().tofile('a')", "self.weight.numpy()",
     "self['__class__']", "aten.from_file('x')", "torch.ops.aten.from_file('x')", "torch.ops.aten", "torch.ops", "aten", "f'{x}'",
-    "operator.attrgetter('x')", "self.apply(print)", "torch._check(False, open)", "load_file('x')", "Path('x').touch()", "super().apply(print)",
+    "operator.attrgetter('x')", "self.apply(print)", "torch._check(False, open)", "load_file('x')", "Path('x').touch()",
+    "super().apply(print)",
     "block.share_memory()", "(yield)", "(x := 1)", "self.register_forward_hook(print)",
 ]  # fmt: skip
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import graphclone as gc
+from graphclone.capture import at_other_sizes
+from graphclone.dynamic import resized
 from graphclone.errors import PlanError
 from graphclone.export.source import load, train_mode
 from graphclone.export.source.train import carried
@@ -162,6 +164,40 @@ def test_a_child_that_lost_its_dropout_learns(convolved: Any, tmp_path: Path) ->
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("name", ["hf/bert", "timm/swin"])
+def test_open_sizes_are_open_in_train_mode_too(name: str, tmp_path: Path) -> None:
+    it = subject(name)
+    trace = gc.capture(it.model, *it.inputs, dynamic=True)
+    plan = gc.plan(gc.analyze(trace), depth=0.5)
+    assert gc.save(plan, it.model, tmp_path / "child", trace=trace) == ()
+    child, other = load(tmp_path / "child"), at_other_sizes(trace).open
+    train = train_mode(plan, it.model, it.inputs)
+    assert other is not None
+    assert not isinstance(train, str)
+    elsewhere = resized(other, it.inputs)
+    assert difference(outputs(train.train(), elsewhere), outputs(child.train(), elsewhere)) == 0.0
+
+
+def test_a_child_of_an_exported_program_has_its_mode_alone(convolved: Any, tmp_path: Path) -> None:
+    model, x, _, _ = convolved
+    program = torch.export.export(model, (x,), strict=False)
+    trace = gc.capture(program)
+    (note,) = gc.save(gc.plan(gc.analyze(trace)), program.module(), tmp_path / "child", trace=trace)
+    assert "its parent is a graph already" in note
+    assert torch.equal(load(tmp_path / "child")(x), model(x))
+
+
+def test_a_whole_child_goes_on_where_its_state_was_saved(convolved: Any, tmp_path: Path) -> None:
+    model, x, trace, layout = convolved
+    gc.save(gc.plan(layout), model, tmp_path / "child", trace=trace)
+    child, other = load(tmp_path / "child").train(), load(tmp_path / "child").train()
+    child(x)
+    other.load_state_dict(child.state_dict())
+    assert torch.equal(child.eval()(x), other.eval()(x))
+    model.load_state_dict(child.state_dict())
+    assert torch.equal(child(x), model.eval()(x))
 
 
 class Lucky(nn.Module):

@@ -45,8 +45,8 @@ def train_mode(plan: Plan, model: nn.Module, inputs: Inputs) -> Child | str:
             return execute(carried(plan, layout), model, trace=trace)
     except GraphcloneError as error:
         return " ".join(str(error).split())
-    except NotImplementedError as error:  # an exported program has no other mode than its own
-        return f"{type(model).__name__} says: {error}"
+    except NotImplementedError:  # says an exported program
+        return "its parent is a graph already, and has the mode alone that it was traced in"
 
 
 def carried(plan: Plan, layout: Layout) -> Plan:

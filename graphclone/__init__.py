@@ -1,6 +1,7 @@
 """graphclone: a smaller (or deeper) transformer out of a trained one, for any architecture, with no per-architecture code."""
 
 from graphclone.capture import Trace, capture
+from graphclone.distill import distill_pairs
 from graphclone.errors import GraphcloneError
 from graphclone.execute import execute, select
 from graphclone.export.source import save_clone as save
@@ -20,6 +21,7 @@ __all__ = [
     "Trace",
     "analyze",
     "capture",
+    "distill_pairs",
     "execute",
     "plan",
     "save",

@@ -36,7 +36,7 @@ class Plan:
 
     - `sizes`: the parent's size of every factor that the notation names;
     - `keep`: factor → the positions that the child keeps, in their new order (a factor that is not here stays whole);
-    - `stacks`: stack → for each block of the child, the index of the parent's block that it comes from;
+    - `stacks`: stack → for each block of the child, the index of the parent's block that it comes from (all stacks of the parent);
     - `tensors`: the child's tensors, by the child's names;
     - `aliases`: further names of the child's tensors (ties);
     - `literals`: arguments in the graph that a destination has otherwise, such as numbers that it computes from its own sizes:

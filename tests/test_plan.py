@@ -115,11 +115,15 @@ def test_a_pattern_that_matches_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("depth", "error"), [(0, SizeError), (-1, SizeError), (0.01, SizeError), ({"model.layer": 2}, UnknownNameError)]
+    ("depth", "error"), [(0, SizeError), (-1, SizeError), (0.0, SizeError), ({"model.layer": 2}, UnknownNameError)]
 )
 def test_a_depth_that_cannot_be_is_refused(depth: object, error: type[Exception]) -> None:
     with pytest.raises(error):
         gc.plan(subject("hf/llama").layout, depth=depth)  # type: ignore[arg-type]
+
+
+def test_a_share_of_a_stack_keeps_at_least_one_block() -> None:
+    assert gc.plan(subject("hf/llama").layout, depth=0.01).stacks == {"model.layers": (0,)}
 
 
 def test_passes_can_be_put_together_by_hand() -> None:

@@ -12,7 +12,8 @@ def whole(layout: Layout) -> Plan:
     sizes = {factor.name: factor.size for factor in layout.factors if factor.slots}
     tensors = {name: Piece(name, tuple(show(axis, _plain) for axis in layout.axes(name))) for name in layout.parameters}
     trace = layout.trace
-    return Plan(sizes=sizes, tensors=tensors, aliases=dict(trace.aliases), inputs=trace.inputs, remarks=trace.remarks)
+    stacks = {stack.name: tuple(range(len(stack))) for stack in layout.blocks}
+    return Plan(sizes=sizes, stacks=stacks, tensors=tensors, aliases=dict(trace.aliases), inputs=trace.inputs, remarks=trace.remarks)
 
 
 def _plain(factor: Factor) -> str:

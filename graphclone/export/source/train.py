@@ -56,6 +56,8 @@ def carried(plan: Plan, layout: Layout) -> Plan:
     """
     stacks = {stack.name: len(stack) for stack in layout.blocks}
     for name, chosen in plan.stacks.items():
+        if name not in stacks and chosen == tuple(range(len(chosen))):
+            continue  # nothing is to be left out; whether all is there, the tensors tell
         if max(chosen) >= stacks.get(name, 0):
             raise PlanError(f"the blocks of '{name}' are not found in train mode", because=f"found: {stacks or 'none'}")
     if plan.literals:

@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import graphclone as gc
-from graphclone.errors import GraphcloneError
 from graphclone.export.onnx import Exported, export_onnx
 from models_zoo import field as zoo
 from models_zoo.conformance.checks import _half, _reason
@@ -102,7 +101,7 @@ def _children(model: nn.Module, inputs: Inputs) -> Iterator[tuple[nn.Module, Inp
             yield gc.execute(_half(gc.analyze(trace)), model, trace=trace), inputs, ""
             return
         why = "its batch is not open"
-    except GraphcloneError as error:
+    except Exception as error:  # a capture of one size may still do
         why = f"no open sizes: {_reason(error)}"
     for batch, given in enumerate((inputs, _another_batch(inputs))):
         trace = gc.capture(model, *given)
@@ -201,21 +200,28 @@ def main() -> int:
     garbage.collect()
     garbage.freeze()
     rows: dict[str, Row] = {}
+    words = [f"--only '{asked.only}'"] * bool(asked.only) + [f"--spread {asked.spread}"] * bool(asked.spread)
+
+    def save() -> str:
+        """After each model, so that an interrupted run has a page too."""
+        done, seconds = [rows[name] for name in names if name in rows], time.time() - start
+        text = page(done, len(every), "".join(f" {word}" for word in words), seconds)
+        data = {"asked": len(names), "seconds": seconds, "rows": [asdict(row) for row in done]}
+        (asked.output / "onnx.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        (asked.output / "ONNX.md").write_text(text)
+        return text
+
+    text = save()
     try:
         for name, result in forked(names, examine, asked.jobs, asked.seconds, asked.gigabytes):
             rows[name] = Row(name, "✗", result.why) if isinstance(result, Ended) else result
             row = rows[name]
             print(f"{len(rows):4} of {len(names)} {row.mark} {name} {row.share:.1e} {row.seconds:.0f} s  {row.note}", flush=True)
+            text = save()
     except KeyboardInterrupt:
         print("interrupted; the page has what was done", file=sys.stderr)
-    done = [rows[name] for name in names if name in rows]
-    words = [f"--only '{asked.only}'"] * bool(asked.only) + [f"--spread {asked.spread}"] * bool(asked.spread)
-    text = page(done, len(every), "".join(f" {word}" for word in words), time.time() - start)
-    (asked.output / "ONNX.md").write_text(text)
-    data = {"seconds": time.time() - start, "rows": [asdict(row) for row in done]}
-    (asked.output / "onnx.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     print(text.partition("\n## ")[0])
-    return int(any(row.mark == "✗" for row in done))
+    return int(any(row.mark == "✗" for row in rows.values()))
 
 
 if __name__ == "__main__":

@@ -38,11 +38,11 @@ class Difference:
         return f"{self.shapes}: {self.largest:.1e} (outputs up to {self.output:.2g})"
 
 
-def session(path: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
+def session(path: Path) -> onnxruntime.InferenceSession:
     """The file in ONNX Runtime, after onnx's own checker."""
     onnx.checker.check_model(str(path))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 

@@ -89,7 +89,7 @@ def _share(path: Path, precision: str) -> str:
             else "it has no weights",
             attempt="without it, in single precision",
         )
-    return f"{100 * low / every:.0f} % of its weights are {precision}"
+    return f"{100 * low / every:.3g} % of its weights are {precision}"
 
 
 def _count(tensor: onnx.TensorProto) -> int:

@@ -25,6 +25,7 @@ from graphclone.execute.memory import child_state, pick
 from graphclone.inputs import example
 from graphclone.layout import Layout, analyze
 from graphclone.plan import Plan
+from graphclone.rules import Typed
 from graphclone.written import is_write
 
 
@@ -104,13 +105,15 @@ def _positions(factor: Factor, kept: Sequence[int] | Tensor) -> tuple[int, ...]:
 
 def resize(layout: Layout, keep: Keep) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     """A copy of the graph in which every integer that states the size of an axis states its new size; and node → copy.
-    `meta["of"]` of a copy is the node."""
+    `meta["of"]` of a copy is the node, `meta["sizes"]` of an input what it is then."""
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(layout.trace.graph, env)
     graph.output(output)
     for node, new in env.items():
         new.meta["of"] = node
+        if node.op == "placeholder" and isinstance(typed := layout.types.get(node), Typed):
+            new.meta["sizes"] = tuple(algebra.size(axis, keep) for axis in typed.axes)
     for node, stated in layout.sizes.items():
         new, names = env[node], [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
         for (name, position), axis in stated.items():

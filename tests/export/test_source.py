@@ -168,6 +168,20 @@ def test_a_child_of_fixed_sizes_refuses_others(tmp_path: Path) -> None:
         model(torch.zeros(3, 1, dtype=torch.long))
 
 
+def test_a_child_whose_inputs_are_smaller_takes_those(tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 4)).eval(), torch.randn(3, 9)
+    trace = gc.capture(model, (x,))
+    layout = gc.analyze(trace)
+    entering = next(f.name for f in layout.factors if ("0.weight", 1) in f.slots)
+    plan = gc.plan(layout, width={entering: 5}, scale=False)
+    gc.save(plan, model, tmp_path / "child", trace=trace)
+    kept = torch.tensor(plan.keep[entering])
+    child = load(tmp_path / "child")
+    assert torch.equal(child(x[:, kept]), gc.execute(plan, model, trace=trace)(x[:, kept]))
+    with pytest.raises(ValueError, match=r"has to be \[3, 5\]"):
+        child(x)
+
+
 Pair = namedtuple("Pair", "first second")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from graphclone.capture import Trace
 from graphclone.errors import OutputError
@@ -14,6 +15,7 @@ from graphclone.execute.graph import Child
 from graphclone.export.folder import new_folder
 from graphclone.export.source.folder import load, save
 from graphclone.export.source.module import source
+from graphclone.export.source.sizes import taken
 from graphclone.export.source.train import train_mode
 from graphclone.inputs import example
 from graphclone.plan import Plan
@@ -56,21 +58,36 @@ def write_clone(folder: Path, plan: Plan, parent: nn.Module, child: Child, input
     else:
         told = ""
         save(source(child, train, plan.aliases), folder)
-    if inputs is not None:
+    if inputs is not None and _takes(child, inputs):
         for mode, graph in (("eval", child), ("train", train)):
             if isinstance(graph, nn.Module):
                 _check(load(folder), graph, mode, inputs)
     return (told,) if told else ()
 
 
+def _takes(child: Child, inputs: Inputs) -> bool:
+    """Whether a child takes inputs of these sizes: a factor that lost units may be a dim of an input too."""
+    places = [node for node in child.graph.nodes if node.op == "placeholder"]
+    pairs = zip(places, pytree.tree_leaves(inputs), strict=True)
+    return all(not isinstance(leaf, Tensor) or tuple(taken(node) or ()) == tuple(leaf.shape) for node, leaf in pairs)
+
+
 def _check(model: nn.Module, graph: nn.Module, mode: str, inputs: Inputs) -> None:
     """**Raises** `OutputError` if a module does not compute what its graph does, to the last bit."""
     training = mode == "train"
-    expected, found = outputs(graph.train(training), inputs), outputs(model.train(training), inputs)
-    graph.eval()
-    if (error := difference(expected, found)) > 0:
+    try:
+        expected = outputs(graph.train(training), inputs)
+    except Exception as error:
         raise OutputError(
-            f"the written module differs from its graph by {error:.1e} in {mode} mode",
+            f"the rewritten graph cannot run on the parent's inputs in {mode} mode",
+            because=f"it raises {type(error).__name__}: {str(error).splitlines()[0]}",
+            attempt="other widths or depths; and please report it",
+        ) from error
+    found = outputs(model.train(training), inputs)
+    graph.eval()
+    if (apart := difference(expected, found)) > 0:
+        raise OutputError(
+            f"the written module differs from its graph by {apart:.1e} in {mode} mode",
             because="graphclone wrote it wrongly, or the model computes otherwise each time",
             attempt="--pt2 alone; and please report it",
         )

@@ -18,9 +18,8 @@ def checks(places: Sequence[tuple[fx.Node, str]], open_: Open | None) -> Iterato
     `s0`, `s1` …, and bound where they come first."""
     if open_ is None:
         for node, name in places:
-            value = node.meta.get("val")
-            if isinstance(value, Tensor):
-                yield _expect(name, list(value.shape), {})
+            if (sizes := taken(node)) is not None:
+                yield _expect(name, sizes, {})
         return
     bound: dict[Any, Any] = {}
     for (_, name), shape in zip(places, open_.shapes, strict=True):
@@ -28,11 +27,18 @@ def checks(places: Sequence[tuple[fx.Node, str]], open_: Open | None) -> Iterato
             if getattr(size, "is_Symbol", False) and size not in bound:
                 bound[size] = sympy.Symbol(f"s{len(bound)}", integer=True)
                 yield f"{bound[size]} = {name}.shape[{dim}]"
-    for (_, name), shape in zip(places, open_.shapes, strict=True):
+    for (node, name), shape in zip(places, open_.shapes, strict=True):
         if shape is not None and all(isinstance(size, int) or size.free_symbols <= bound.keys() for size in shape):
-            yield _expect(name, shape, bound)
+            fixed = taken(node) or shape
+            yield _expect(name, [now if isinstance(size, int) else size for size, now in zip(shape, fixed, strict=True)], bound)
     for condition in dict.fromkeys(_conditions(open_, bound)):
         yield f"torch._check({condition}, lambda: {f'this model was traced for other sizes: it needs {condition}'!r})"
+
+
+def taken(node: fx.Node) -> Sequence[int] | None:
+    """The sizes of an input, at the example sizes of what is open; None for what is no tensor."""
+    value = node.meta.get("val")
+    return node.meta.get("sizes", tuple(value.shape)) if isinstance(value, Tensor) else None
 
 
 def _conditions(open_: Open, bound: Mapping[Any, Any]) -> Iterator[str]:

@@ -35,7 +35,9 @@ INSIDE = [
     "[x for x in self]", "torch.ops.load_library('x.so')", "nn.Module", "pytree.tree_map", "x.numpy().tofile('a')", "self.weight.numpy()",
     "self['__class__']", "aten.from_file('x')", "torch.ops.aten.from_file('x')", "torch.ops.aten", "torch.ops", "aten", "f'{x}'",
     "operator.attrgetter('x')", "self.apply(print)", "torch._check(False, open)", "load_file('x')", "Path('x').touch()",
-    "super().apply(print)",
+    "super().apply(print)", "aten.__class__.__init__.__globals__['os'].system('x')", "torch.float32.__class__", "math.sqrt.__self__",
+    "aten.add.name", "aten.add.Tensor.name()", "aten.add['x'].y()", "torch.ops.prims.__class__", "torch.promote_types.__globals__",
+    "aten.os", "math.__loader__", "x.__class__", "torch.ops.aten.add", "aten.add.__globals__", "operator.add.__self__",
     "block.share_memory()", "(yield)", "(x := 1)", "self.register_forward_hook(print)",
 ]  # fmt: skip
 

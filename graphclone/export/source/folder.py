@@ -32,12 +32,13 @@ def save(it: Source, folder: Path) -> None:
         raise OutputError(f"cannot write '{WEIGHTS}'", because=f"safetensors says: {error}") from error
 
 
-def load(folder: Path, *, trusted: bool = False) -> nn.Module:
+def load(folder: str | Path, *, trusted: bool = False) -> nn.Module:
     """The model of the module in a folder, in eval mode.
 
     Raises:
         OutputError: the module does what graphclone would not write, and may do anything; `trusted` runs it all the same.
     """
+    folder = Path(folder)
     if not trusted and (why := foreign((folder / MODULE).read_text(encoding="utf-8"))):
         raise OutputError(
             f"will not run '{folder / MODULE}'",

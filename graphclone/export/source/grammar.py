@@ -1,7 +1,7 @@
 """Is a module one that graphclone could have written? Then running it computes with tensors, and does nothing else.
 
-A hash that lies beside a module says only that nobody changed one of the two. So the module itself is read: its helpers have to be
-graphclone's, word for word, and all else may be nothing but calls of torch's ops, of those helpers and of the module's own parts.
+A hash that lies beside a module says only that nobody changed one of the two. So the module itself is read: its helpers have to be those of
+this version of graphclone, word for word, and all else may be nothing but calls of torch's ops, of the helpers and of the module's parts.
 """
 
 from __future__ import annotations
@@ -146,16 +146,21 @@ def _hidden(node: ast.AST) -> bool:
 def _readable(node: ast.Attribute, is_root: bool) -> bool:
     """Whether an attribute is an op of torch, a function of numbers, or a part of a module. `is_root`: whether one is read of it."""
     text = ast.unparse(node)
-    library, *path = text.split(".")
-    if library == "torch" and path[0] == "ops":
-        return (is_root and path in (["ops"], ["ops", "prims"])) or (len(path) > 2 and path[1] == "prims")
-    if library == "torch":
-        return path[0] in _TORCH or path[0].startswith("sym_") or type(getattr(torch, path[0], None)) in _VALUES
-    if library == "aten":
-        return not _FILES & set(path)
-    if library == "operator":
-        return path[0] in _OPERATOR
-    return text == "super().__init__" or not node.attr.startswith("__")
+    match text.split("."):
+        case ["aten", name, *overload] | ["torch", "ops", "prims", name, *overload]:
+            packet = getattr(torch.ops.aten if text.startswith("aten.") else torch.ops.prims, name, None)
+            if not isinstance(packet, torch._ops.OpOverloadPacket) or name in _FILES:
+                return False
+            return not overload or (len(overload) == 1 and overload[0] in packet.overloads())  # type: ignore[no-untyped-call]
+        case ["torch", "ops"] | ["torch", "ops", "prims"]:
+            return is_root
+        case ["torch", name]:
+            return name in _TORCH or name.startswith("sym_") or isinstance(getattr(torch, name, None), _VALUES)
+        case ["math", name]:
+            return not name.startswith("_")
+        case ["operator", name]:
+            return name in _OPERATOR
+    return text == "super().__init__" or (_root(node) not in _LIBRARIES and not node.attr.startswith("__"))
 
 
 _VALUES = (torch.dtype, torch.layout, torch.memory_format)

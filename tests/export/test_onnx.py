@@ -216,6 +216,8 @@ class Several(nn.Module):
                 return nn.functional.scaled_dot_product_attention(heads, heads * 2, heads, mask)
             case "spectrum":
                 return torch.fft.irfft(torch.fft.rfft(x, n=12, dim=1) * torch.exp(torch.arange(7.0)[:, None] * 1j), n=12, dim=1)
+            case "distances":
+                return torch.cdist(x, x[:, :3] + 1) + torch.cdist(x, x[:, 2:5] + 1, p=1.0)
             case "complex":
                 turned = torch.view_as_complex(x.unflatten(-1, (4, 2)))
                 table = torch.polar(torch.ones(6, 4), torch.arange(24.0).view(6, 4)) * 1.5
@@ -226,7 +228,9 @@ class Several(nn.Module):
                 return (1.0 - (x > 0).long()) * 0.5
 
 
-@pytest.mark.parametrize("what", ["five dims", "three dims", "a position that looks nowhere", "spectrum", "complex", "mask"])
+@pytest.mark.parametrize(
+    "what", ["five dims", "three dims", "a position that looks nowhere", "spectrum", "distances", "complex", "mask"]
+)
 def test_ops_that_the_exporter_does_not_know_are_written_otherwise(what: str, tmp_path: Path) -> None:
     x = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
     done = export_onnx(Several(what), (x,), {}, tmp_path / "several.onnx")

@@ -66,6 +66,15 @@ def _folded(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, *tensor.shape[-3:])
 
 
+@_for(aten.cdist.default, aten._cdist_forward.default)
+def distances(left: Tensor, right: Tensor, p: float = 2.0, mode: int | None = None) -> Any:
+    """Of every row to every row, written out: ONNX has no such op."""
+    if p not in (1.0, 2.0):
+        return NotImplemented
+    apart = left.unsqueeze(-2) - right.unsqueeze(-3)
+    return apart.abs().sum(-1) if p == 1.0 else (apart * apart).sum(-1).sqrt()
+
+
 @_for(aten._is_all_true.default)
 def all_true(tensor: Tensor) -> Tensor:
     """What an assertion asks: nobody reads it in the end, but the exporter translates it."""

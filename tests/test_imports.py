@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
     ["axes", "plan", "inputs", "unbacked", "dynamic", "decided", "eased", "written"],
-    ["faithful", "capture", "fitting"],
+    ["faithful", "capture", "fitting", "distill"],
     ["rules"],
     ["decompose", "streams"],
     ["blocks"],
@@ -22,7 +22,7 @@ ORDER = [
     ["scores", "sizes"],
     ["passes"],
     ["execute"],
-    ["destination"],
+    ["destination", "budget"],
     ["subclone", "verify"],
     ["sources", "export", "report"],
     ["demo"],
@@ -87,5 +87,5 @@ def test_importing_graphclone_needs_torch_and_little_else() -> None:
 def test_the_public_names_are_a_dozen_or_so_and_documented() -> None:
     import graphclone
 
-    assert len(graphclone.__all__) <= 15
+    assert len(graphclone.__all__) <= 16
     assert all(getattr(graphclone, name).__doc__ for name in graphclone.__all__)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import graphclone as gc
-from graphclone.errors import DestinationError
+from graphclone.errors import DestinationError, SizeError
 from graphclone.passes import middle
 from graphclone.passes.drop_blocks import alike
 from tests.zoo import subject
@@ -170,3 +170,29 @@ def test_attention_divides_by_its_size_itself() -> None:
     layout = gc.analyze(gc.capture(LearnedQuery(), (torch.randn(3, 11, 28),)))
     plan = gc.plan(layout, width={layout.axes("query")[2].name: 4})  # type: ignore[union-attr]
     assert plan.tensors["query"].scale == 1
+
+
+class Hidden(nn.Module):
+    """A network whose first layer is no block of its others: its input is as wide as its hidden layers by accident."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 16)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+        self.out = nn.Linear(16, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for layer in self.layers:
+            x = layer(x).relu()
+        return self.out(x)
+
+
+def test_layers_that_are_not_on_one_stream_are_no_blocks_to_drop() -> None:
+    layout = gc.analyze(gc.capture(Hidden().eval(), (torch.randn(3, 5),)))
+    (stack,) = layout.blocks
+    plan = gc.plan(layout, depth=0.5)
+    assert len(plan.stacks[stack.name]) == len(stack)
+    assert any("not all on one stream" in remark for remark in plan.remarks)
+    with pytest.raises(SizeError, match="not all on one stream"):
+        gc.plan(layout, depth={stack.name: 1})

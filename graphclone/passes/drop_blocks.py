@@ -6,10 +6,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from torch import fx
+
+from graphclone import axes as algebra
+from graphclone.axes import Factor
 from graphclone.blocks import Stack, left_out, read_elsewhere
 from graphclone.errors import DestinationError, SizeError, UnknownNameError
 from graphclone.layout import Layout
 from graphclone.plan import Piece, Plan
+from graphclone.rules import Typed
 
 Choice = Callable[[int, int], Sequence[int]]
 
@@ -68,7 +73,11 @@ class DropBlocks:
             depth = self._depth(stack, layout)
             if depth == len(stack):
                 continue
-            stacks[stack.name] = chosen = tuple(self.choose(len(stack), depth))
+            chosen = tuple(self.choose(len(stack), depth))
+            if not isinstance(self.depth, Mapping) and (why := _parted(layout, stack, chosen)):  # nobody has named it
+                plan = plan.remark(f"'{stack.name}' stays as it is: {why}")
+                continue
+            stacks[stack.name] = chosen
             if why := read_elsewhere(stack, chosen):
                 raise SizeError(
                     f"'{stack.name}' cannot have {depth} blocks ({len(stack)} in the parent)",
@@ -92,6 +101,30 @@ class DropBlocks:
         return blocks
 
 
+def _parted(layout: Layout, stack: Stack, chosen: Sequence[int]) -> str:
+    """Why blocks that follow one another in a child do not in their units: the layers of a small network look alike where its input is as
+    wide as its hidden layer by accident. Empty if they do."""
+    blocks = stack.blocks
+    ends = [blocks[0].entry, *(blocks[index].exit for index in chosen)]
+    begins = [*(blocks[index].entry for index in chosen), blocks[-1].exit]
+    for before, after in zip(ends, begins, strict=True):
+        units, others = _units(layout, before), _units(layout, after)
+        if before is not after and units != others:
+            return f"its blocks are not all on one stream ({_told(units)} and {_told(others)} would meet)"
+    return ""
+
+
+def _units(layout: Layout, node: fx.Node) -> list[list[Factor]]:
+    """For each dim of a value, the free factors that it shares with parameters."""
+    typed = layout.types.get(node)
+    axes = typed.axes if isinstance(typed, Typed) else ()
+    return [[factor for factor in algebra.factors(axis) if factor.frozen is None and factor.slots] for axis in axes]
+
+
+def _told(units: Sequence[Sequence[Factor]]) -> str:
+    return ", ".join(repr(factor.name) for dim in units for factor in dim) or "nothing free"
+
+
 def restacked(plan: Plan, layout: Layout, stacks: Mapping[str, tuple[int, ...]]) -> Plan:
     """The plan with other blocks: tensors of dropped blocks go, those of a block that comes again get names of their own."""
     gone: set[str] = set()
@@ -99,6 +132,8 @@ def restacked(plan: Plan, layout: Layout, stacks: Mapping[str, tuple[int, ...]])
     more: dict[str, Piece] = {}
     for stack in layout.blocks:
         chosen = stacks.get(stack.name, tuple(range(len(stack))))
+        if why := _parted(layout, stack, chosen):
+            raise SizeError(f"'{stack.name}' cannot be made of its blocks {list(chosen)}", because=why, attempt="its own depth")
         if chosen != tuple(range(len(stack))) and (others := left_out(stack, layout.trace.parameters)):
             plan = plan.remark(f"of '{stack.name}', {', '.join(others)} compute otherwise than the blocks: the child has each of them")
         for index, block in enumerate(stack.blocks):

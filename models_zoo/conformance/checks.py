@@ -221,8 +221,7 @@ def _at_depth(
 ) -> str | None:
     if not layout.blocks:
         return "no repeated blocks"
-    wanted = {stack.name: max(1, round(depth * len(stack))) for stack in layout.blocks}
-    _run(gc.execute(gc.plan(layout, depth=wanted), model, trace=trace), inputs, expected)
+    _run(gc.execute(gc.plan(layout, depth=depth), model, trace=trace), inputs, expected)
     return None
 
 

@@ -66,13 +66,18 @@ def _body(node: fx.Node, known: Callable[[Any], bool], sizes: Sizes) -> fx.Graph
     if not any("open" in source.meta for source in sources):
         values = [torch.empty(value.shape, dtype=value.dtype, device="meta") for value in values]
     guards = _guards(values)
-    table = {op: body for op, body in _table().items() if not known(op)}
+
+    def settled(op: Any) -> bool:
+        """What may stand in a body: a rule tells of the value that an op returns, not of what else it writes."""
+        return known(op) and not op._schema.is_mutable
+
+    table = {op: body for op, body in _table().items() if not settled(op)}
     try:
         body = make_fx(call, decomposition_table=table, tracing_mode="real")(*values).graph
     except Exception:  # torch's decompositions are many; one that fails leaves the op opaque, which is sound
         return None
     ops = [each.target for each in body.nodes if each.op == "call_function" and isinstance(each.target, torch._ops.OpOverload)]
-    if not ops or not all(map(known, ops)) or any(each.op == "get_attr" for each in body.nodes) or _guards(values) != guards:
+    if not ops or not all(map(settled, ops)) or any(each.op == "get_attr" for each in body.nodes) or _guards(values) != guards:
         return None
     for each in body.nodes:
         if is_open(each.meta.get("val")):

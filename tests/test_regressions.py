@@ -150,3 +150,19 @@ def test_a_scale_of_the_width_is_the_same_on_both_roads(kind: str) -> None:
     verdicts = gc.verify(parent, kwargs=kwargs, plan=report.plan, child=child)
     assert verdicts.passed, verdicts
     assert verdicts.verdicts[-1].oracle == "two roads"
+
+
+class Padded(nn.Module):
+    """The decomposition of its op writes into a fresh tensor, which no rule tells of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x)
+        return self.second(nn.utils.rnn.pad_sequence([hidden[0], hidden[1, :2]], batch_first=True))
+
+
+def test_a_decomposition_that_writes_is_written_out_further_or_frozen() -> None:
+    assert gc.verify(Padded().eval(), (torch.randn(2, 4, 6),)).passed

@@ -37,7 +37,7 @@ def expressed(parent: Parent, layout: Layout, plan: Plan, scores: Scores, scale:
         found = sources.shapes(parent, settings)
         return None if found is None else {name: shape for name, shape in found.items() if name not in idle}
 
-    counts = {len(stack): len(plan.stacks[stack.name]) for stack in layout.blocks if stack.name in plan.stacks}
+    counts = [(len(stack), len(plan.stacks[stack.name])) for stack in layout.blocks if stack.name in plan.stacks]
     solution = solve(wanted, parent.fields, build, counts)
     if solution.unmet:
         return _unmet(*next(iter(solution.unmet.items())), len(solution.unmet))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -11,12 +11,14 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 Settings = dict[str, object]
 Build = Callable[[Settings], Shapes | None]  # None where the class refuses the settings
+Counts = Collection[tuple[int, int]]  # blocks of a stack in the parent, blocks wanted
 _PAIRS = 60  # how many pairs of changes are tried where none alone brings the shapes nearer
 
 
 @dataclass(frozen=True)
 class Knob:
-    """A number that can be set: a field, or with `index` one entry of a field that is a list; `all_` its entries together."""
+    """A number that can be set: a field, or with `index` one entry of a field that is a list (`whole`, in the parent);
+    without `index` all of its entries together, and `value` is the largest."""
 
     name: str
     value: int
@@ -36,7 +38,9 @@ class Knob:
     def now(self, settings: Settings) -> int:
         held = settings.get(self.name)
         if isinstance(held, list):
-            return int(held[self.index or 0]) if (self.index or 0) < len(held) else 0
+            if self.index is None:
+                return max(map(int, held))
+            return int(held[self.index]) if self.index < len(held) else 0
         return int(held) if isinstance(held, int) else self.value
 
 
@@ -48,11 +52,11 @@ class Solution:
     unmet: Mapping[str, tuple[Shape | None, Shape | None]] = field(default_factory=dict)
 
 
-def solve(wanted: Shapes, fields: Mapping[str, object], build: Build, counts: Mapping[int, int]) -> Solution:
+def solve(wanted: Shapes, fields: Mapping[str, object], build: Build, counts: Counts) -> Solution:
     """The settings with which `build` gives the shapes of `wanted`, or comes nearest to them.
 
     **Arguments**: `fields`, those that may be set, and their values in the parent (numbers, lists of numbers, or None: worked out by the
-    class); `counts`, how many blocks a stack has in the parent → how many are wanted.
+    class); `counts`, for each stack how many blocks it has in the parent and how many are wanted.
 
     The class is built once for each field, to see which shapes a change of it reaches; then, as often as it brings the shapes nearer, one
     field is set to a value that the ratio of a wanted size to the present one suggests.
@@ -71,7 +75,7 @@ def solve(wanted: Shapes, fields: Mapping[str, object], build: Build, counts: Ma
     return min(found, key=lambda each: len(each.unmet))
 
 
-def _search(wanted: Shapes, settings: Settings, knobs: Sequence[Knob], build: Build, counts: Mapping[int, int]) -> Solution:
+def _search(wanted: Shapes, settings: Settings, knobs: Sequence[Knob], build: Build, counts: Counts) -> Solution:
     shapes = build(settings) or {}
     reach = {knob: _reach(knob, settings, shapes, build) for knob in knobs}
     cost = _cost(wanted, shapes)
@@ -121,7 +125,7 @@ def _reach(knob: Knob, settings: Settings, before: Shapes, build: Build) -> froz
 
 
 def _moves(
-    wanted: Shapes, shapes: Shapes, reach: Mapping[Knob, frozenset[str] | None], settings: Settings, counts: Mapping[int, int]
+    wanted: Shapes, shapes: Shapes, reach: Mapping[Knob, frozenset[str] | None], settings: Settings, counts: Counts
 ) -> Iterator[Settings]:
     unmet = _unmet(wanted, shapes)
     for knob, reached in reach.items():
@@ -138,13 +142,13 @@ def _moves(
         yield from (knob.set(settings, value) for value in values if value > 0 and (value != now or knob.name not in settings))
 
 
-def _lengths(length: int, counts: Mapping[int, int]) -> Iterator[int]:
+def _lengths(length: int, counts: Counts) -> Iterator[int]:
     """What may become of a number of layers: that of a stack, a multiple of it, or a stack's and others' beside it."""
-    for old, new in counts.items():
+    for old, new in counts:
         if length * new % old == 0:
             yield length * new // old
         yield length - old + new
-    yield length - sum(old - new for old, new in counts.items())
+    yield length - sum(old - new for old, new in counts)
 
 
 def _pairs(moves: Sequence[Settings], settings: Settings) -> Iterator[Settings]:

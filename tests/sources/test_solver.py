@@ -25,7 +25,7 @@ def solved(**wanted: object) -> Settings:
     """The settings found for the shapes that these settings give."""
     shapes = build(wanted)
     assert shapes is not None
-    counts = {4: wanted["depth"]} if "depth" in wanted else {}
+    counts = [(4, wanted["depth"]), (4, 4)] if "depth" in wanted else []  # beside it, a stack as long that stays whole
     solution = solve(shapes, PARENT, build, counts)
     assert not solution.unmet
     assert build(solution.settings) == shapes
@@ -36,6 +36,7 @@ def test_every_size_by_itself_and_all_together() -> None:
     assert solved(hidden=56) == {"hidden": 56}
     assert solved(depth=3) == {"depth": 3}
     assert solved(stages=[8, 12]) == {"stages": [8, 12]}
+    assert solved(stages=[4, 8]) == {"stages": [4, 8]}
     assert solved(width=24) == {"width": 24}  # the head size follows
     assert solved(width=24, hidden=64, depth=2, kv=1, heads=3, head_dim=8)["width"] == 24
 
@@ -50,10 +51,10 @@ def test_two_fields_that_only_together_are_allowed() -> None:
 
 def test_a_layer_of_its_own_size_cannot_be_had() -> None:
     shapes = dict(build({}) or {}) | {"layers.2.up": (64, 48)}
-    solution = solve(shapes, PARENT, build, {})
+    solution = solve(shapes, PARENT, build, [])
     assert solution.unmet == {"layers.2.up": ((64, 48), (96, 48))}
     assert solution.settings == {}
 
 
 def test_a_class_that_cannot_even_build_the_parent_solves_nothing() -> None:
-    assert solve({"embed": (61, 48)}, PARENT, lambda settings: None, {}).unmet == {"embed": ((61, 48), None)}
+    assert solve({"embed": (61, 48)}, PARENT, lambda settings: None, []).unmet == {"embed": ((61, 48), None)}

@@ -220,10 +220,7 @@ def permutation(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Ten
     keep = {factor: tuple(torch.randperm(factor.size, generator=generator).tolist()) for factor in free}
     found = outputs(select(trace, layout, keep), _permuted(layout, inputs, keep))
     results = [node for node in next(reversed(layout.trace.graph.nodes)).args[0] if node in layout.types]
-    moved = [
-        pick(tensor, [algebra.select(axis, keep) for axis in layout.types[node].axes])
-        for node, tensor in zip(results, expected, strict=True)
-    ]
+    moved = [_moved(tensor, layout.types[node].axes, keep) for node, tensor in zip(results, expected, strict=True)]
     return _verdict("permutation", moved, found, f"{len(free)} factors", _tolerance(trace))
 
 
@@ -233,11 +230,17 @@ def _permuted(layout: Layout, inputs: Inputs, keep: Keep) -> Inputs:
     moved = []
     for leaf, node in zip(leaves, nodes, strict=True):
         typed = layout.types.get(node)
-        moved.append(
-            pick(leaf, [algebra.select(axis, keep) for axis in typed.axes]) if isinstance(leaf, Tensor) and typed else leaf
-        )
+        moved.append(_moved(leaf, typed.axes, keep) if isinstance(leaf, Tensor) and typed else leaf)
     args, kwargs = pytree.tree_unflatten(moved, spec)
     return args, kwargs
+
+
+def _moved(tensor: Tensor, axes: Sequence[algebra.Axis], keep: Keep) -> Tensor:
+    """A tensor in the new order; an axis that keeps its order keeps its length, which data (a draw) may have made another."""
+    sizes = zip(axes, tensor.shape, strict=True)
+    return pick(
+        tensor, [algebra.select(axis, keep) if set(algebra.factors(axis)) & set(keep) else range(size) for axis, size in sizes]
+    )
 
 
 def maskable(layout: Layout) -> list[Factor]:

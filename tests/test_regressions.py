@@ -166,3 +166,22 @@ class Padded(nn.Module):
 
 def test_a_decomposition_that_writes_is_written_out_further_or_frozen() -> None:
     assert gc.verify(Padded().eval(), (torch.randn(2, 4, 6),)).passed
+
+
+class Spoken(nn.Module):
+    """Its output is as long as a draw says, which capture's own draw does not: another length is no other order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 10), nn.Linear(10, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        frames = (torch.rand(5) * 9).sum().ceil().long()
+        return torch.arange(frames).unsqueeze(1) * 0.1 + self.down(self.up(x).relu())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_length_that_is_drawn_may_differ_from_that_of_the_capture(seed: int) -> None:
+    torch.manual_seed(seed)
+    report = gc.verify(Spoken().eval(), (torch.randn(1, 6),))
+    assert report.passed, report

@@ -317,6 +317,14 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
     "xcodec2": _TWO_ENCODERS,
     "neucodec": _TWO_ENCODERS,
     "omdet-turbo": dict(encoder_in_channels=_stage_channels, apply_layernorm_after_vision_backbone=False),  # that is timm's
+    "vits": dict(
+        upsample_rates=[4, 2],
+        upsample_kernel_sizes=[8, 4],
+        resblock_kernel_sizes=[3, 5],
+        resblock_dilation_sizes=[[1, 3], [1, 3]],
+        flow_size=Pair(96, 48),
+        duration_predictor_filter_channels=Pair(80, 40),
+    ),  # fmt: skip
     "fastspeech2_conformer_hifigan": dict(model_in_dim=80),
     "molmo2": dict(image_patch_id=45),
     "molmo2_text": dict(additional_vocab_size=0),

@@ -361,8 +361,8 @@ def asserted(graphs: Iterable[fx.Graph]) -> int:
 def explicit(node: fx.Node) -> fx.Node:
     """State what an op leaves to be worked out from a size: a child's chunks may be unequal, its ends stand elsewhere."""
     aten, val = torch.ops.aten, node.meta.get("val")
-    if node.target is aten.view.default:
-        node.target = aten.reshape.default  # a child's strides may be others
+    if node.target in (aten.view.default, aten._unsafe_view.default):
+        node.target = aten.reshape.default  # a child's strides may be others, and so the op that its class is traced to
     if node.target is aten.reshape.default:
         shape = list(node.args[1])  # type: ignore[arg-type]
         computed = [i for i, size in enumerate(shape) if isinstance(size, fx.Node) and compound(size.meta["val"])]

@@ -17,15 +17,16 @@ from torch import fx
 
 from graphclone import axes as algebra
 from graphclone.axes import Concat
-from graphclone.blocks import Block, Stack
+from graphclone.blocks import Block
 from graphclone.capture import source_line
 from graphclone.decided import ASSERT
-from graphclone.errors import DestinationError, PlanError
+from graphclone.depths import Chosen, by_blocks, by_names, listed, numbered
+from graphclone.errors import DestinationError, GraphcloneError, PlanError, SizeError
 from graphclone.execute.graph import child_graph
 from graphclone.fitting import Equation, fit, matched
 from graphclone.layout import Layout
-from graphclone.passes import Scale, Shrink, middle, whole
-from graphclone.passes.drop_blocks import alike, restacked
+from graphclone.passes import Scale, Shrink, whole
+from graphclone.passes.drop_blocks import restacked
 from graphclone.plan import Literal, Plan
 from graphclone.rules import Typed, identity, name_of
 from graphclone.scores import Scores
@@ -39,21 +40,66 @@ def plan_for(parent: Layout, child: Layout, scores: Scores | None = None, scale:
     **Raises** `DestinationError` when the destination is wider, has another vocabulary or other blocks, or when its sizes cannot be
     told; it names the tensors.
     """
-    stacks = _choose(parent, child)
+    aligned: list[GraphcloneError] = []  # what hinders where the graphs are the same says more than that others differ
+    others: list[GraphcloneError] = []
+    for choose, loose in _ways(parent, child):
+        try:
+            return _plan_of(parent, child, choose(), scores or Scores(), scale, loose)
+        except _Unfit as error:
+            aligned.append(error.why)
+        except (DestinationError, SizeError) as error:
+            others.append(error)
+    raise [*aligned, *reversed(others)][0]
+
+
+class _Unfit(Exception):
+    """The graphs are the same, and yet there is no plan: `why`."""
+
+    def __init__(self, why: GraphcloneError) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
+def _ways(parent: Layout, child: Layout) -> Iterator[tuple[Callable[[], Chosen], bool]]:
+    """Choices of blocks; at last, where none makes the parent's graph the destination's, blocks whose tensors names have to tell."""
+    choose = functools.partial(by_blocks, parent, child)
+    yield choose, False
+    for chosen in by_names(parent, _renamed(parent, child).values()):
+        yield functools.partial(dict, chosen), False
+    yield choose, True
+
+
+def _plan_of(parent: Layout, child: Layout, stacks: Chosen, scores: Scores, scale: bool, loose: bool) -> Plan:
+    """**Raises** `DestinationError`; also where the graphs differ, unless names are to help (`loose`)."""
     plan = restacked(whole(parent), parent, stacks)
     graphs, apart = _graphs(parent, child, plan)
+    if not graphs and not loose:
+        raise DestinationError(f"the destination's graph differs from the parent's{apart}")
+    try:
+        return _sized(parent, child, stacks, plan, graphs, apart, scores, scale)
+    except (DestinationError, SizeError) as error:
+        if graphs:
+            raise _Unfit(error) from error
+        raise
+
+
+def _sized(
+    parent: Layout, child: Layout, stacks: Chosen, plan: Plan, graphs: Aligned | None, apart: str, scores: Scores, scale: bool
+) -> Plan:
+    """The plan of these blocks, its factors as large as in the destination."""
     parts = [graphs] if graphs else _aligned_blocks(parent, child, stacks)
     sources = {} if graphs else _named(parent, child, stacks)
     plan, read, stand_ins = _read(plan, [pair for part in parts for pair in part.tensors])
     sources = {name: source for name, source in (sources | read).items() if source in plan.tensors}
     _complete(parent, child, sources)
-    take = _rows(parent, child, stacks)
+    take = _rows(parent, child, _uses(graphs) if graphs else _block_uses(parent, child, stacks))
     pieces = {name: plan.tensors[sources[name]] for name in child.parameters if name in sources}
     equations = _tensor_equations(parent, child, {name: piece.source for name, piece in pieces.items()}, take, bool(graphs))
     sizes = fit((*equations, *(each for part in parts for each in _equations(part, parent, child))), bool(graphs))
-    plan = Shrink(sizes, scores or Scores())(plan, parent)
+    plan = Shrink(sizes, scores)(plan, parent)
     plan = Scale()(plan, parent) if scale else plan
     tensors = {name: replace(plan.tensors[sources[name]], take=take.get(name, {})) for name in pieces}
+    tensors |= {name: plan.tensors[name] for part in parts for name in part.idle if name in plan.tensors and name not in tensors}
     aliases = {alias: name for alias, name in (stand_ins | dict(child.trace.aliases)).items() if name in tensors}
     plan = replace(plan, tensors=tensors, aliases=aliases)
     if graphs is None:
@@ -65,67 +111,23 @@ def plan_for(parent: Layout, child: Layout, scores: Scores | None = None, scale:
     return _with_literals(plan, final, parent, child) if final else plan
 
 
-def _choose(parent: Layout, child: Layout) -> dict[str, tuple[int, ...]]:
-    """For each stack, the parent's block of each block of the child."""
-    if len(parent.blocks) != len(child.blocks):
-        raise DestinationError(
-            f"the destination has {len(child.blocks)} stacks of blocks, the parent {len(parent.blocks)}",
-            because=f"parent: {_list(parent.blocks)}; destination: {_list(child.blocks)} (only blocks like the parent's count)",
-            attempt="a destination of the parent's own class, smaller in its sizes only",
-        )
-    stacks = {}
-    for ours, theirs in zip(parent.blocks, child.blocks, strict=True):
-        if ours.pattern != theirs.pattern:
-            raise DestinationError(
-                f"the blocks of the destination's '{theirs.name}' are not like those of the parent's '{ours.name}'"
-            )
-        wanted = middle(len(ours), len(theirs))
-        kinds = [block.kind for block in ours.blocks]
-        stacks[ours.name] = tuple(
-            alike(kinds, [block.kind for block in theirs.blocks], wanted) if len(set(kinds)) > 1 else wanted
-        )
-        for block, index in zip(theirs.blocks, stacks[ours.name], strict=True):
-            _same_ops(ours.blocks[index], block)
-    return stacks
-
-
-def _same_ops(ours: Block, theirs: Block) -> None:
-    """**Raises** `DestinationError` if two blocks do not compute with the same ops, whatever their sizes; casts and dropout apart."""
-    a, b = (Counter(name_of(node.target) for node in _downstream(block) if not identity(node.target)) for block in (ours, theirs))
-    if a != b:
-        raise DestinationError(
-            f"the destination's '{theirs.name}' is another kind of block than the parent's '{ours.name}'",
-            because=f"they differ in {', '.join([*(a - b), *(b - a)][:4])}",
-            attempt="the parent's own activation, norms and attention in the destination",
-        )
-
-
-def _downstream(block: Block) -> list[fx.Node]:
-    """What a block makes of its entry. (What it makes of anything else, such as a mask, it may share with others, or not.)"""
-    reached = {block.entry: None}
-    for node in block.nodes:
-        if any(source in reached for source in node.all_input_nodes):
-            reached[node] = None
-    return list(reached)[1:]
-
-
-def _list(stacks: Iterable[Stack]) -> str:
-    return "; ".join(map(str, stacks)) or "none"
-
-
 # -- which tensor is which -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """Two graphs, or parts of graphs, that compute the same way: their nodes, and the names of the tensors that these read."""
+    """Two graphs, or parts of graphs, that compute the same way: their nodes, the names of the tensors that these read, and of those
+    that the first asserts something of and does not compute with (`idle`)."""
 
     nodes: list[tuple[fx.Node, fx.Node]]
     tensors: list[tuple[str, str]]
+    idle: list[str]
 
 
 def _align(ours: Iterable[fx.Node], theirs: Iterable[fx.Node], name: Callable[[fx.Node], str]) -> Aligned | None:
     """None where they are not the same ops on the same values; casts and dropout apart. `name`: what a tensor is called in the plan."""
+    ours = list(ours)
+    alive = set(_computing(ours))
     first, second = ([n for n in _computing(nodes) if not identity(n.target)] for nodes in (ours, theirs))
     if [n.target for n in first if n.op == "call_function"] != [n.target for n in second if n.op == "call_function"]:
         return None
@@ -140,7 +142,8 @@ def _align(ours: Iterable[fx.Node], theirs: Iterable[fx.Node], name: Callable[[f
                 tensors[name(x), str(y.target)] = None
             elif found.setdefault(x, y) is not y:
                 return None
-    return Aligned(list(found.items()), list(tensors))
+    idle = [name(node) for node in ours if node.op == "get_attr" and alive.isdisjoint(node.users)]
+    return Aligned(list(found.items()), list(tensors), idle)
 
 
 def _computing(nodes: Iterable[fx.Node]) -> list[fx.Node]:
@@ -178,7 +181,7 @@ def _graphs(parent: Layout, child: Layout, plan: Plan) -> tuple[Aligned | None, 
     return None, f" ({'; '.join(told) or 'the same ops in another order'})"
 
 
-def _origins(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[Block, Block, int]]:
+def _origins(parent: Layout, child: Layout, stacks: Chosen) -> Iterator[tuple[Block, Block, int]]:
     """(the parent's block, the destination's, the how manyth time that the parent's comes)."""
     for ours, theirs in zip(parent.blocks, child.blocks, strict=True):
         seen: Counter[int] = Counter()
@@ -187,7 +190,7 @@ def _origins(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]
             yield ours.blocks[index], block, seen[index]
 
 
-def _aligned_blocks(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]]) -> list[Aligned]:
+def _aligned_blocks(parent: Layout, child: Layout, stacks: Chosen) -> list[Aligned]:
     """The blocks of the destination beside those that they come from, as far as they compute the same way."""
 
     def name(node: fx.Node, origin: Block, turn: int) -> str:
@@ -200,7 +203,7 @@ def _aligned_blocks(parent: Layout, child: Layout, stacks: Mapping[str, tuple[in
     return [aligned for aligned in pairs if aligned]
 
 
-def _named(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+def _named(parent: Layout, child: Layout, stacks: Chosen) -> dict[str, str]:
     """The destination's tensors → the plan's by name, in which a block stands for the parent's block that it comes from."""
     prefixes: dict[str, tuple[Block, int]] = {}
     owned: set[str] = set()
@@ -267,27 +270,17 @@ def _complete(parent: Layout, child: Layout, sources: Mapping[str, str]) -> None
         raise DestinationError(
             f"nothing tells which of the parent's tensors fill {', '.join(map(repr, lost[:4]))}{more}",
             because="the parent has tensors of these names, and the destination's blocks are not made of the parent's blocks",
-            attempt=f"a destination with the parent's pattern of blocks ({_list(parent.blocks)})",
+            attempt=f"a destination with the parent's pattern of blocks ({listed(parent.blocks)})",
         )
 
 
 def _counted(parent: Layout, child: Layout) -> Iterator[str]:
     """What numbered modules say that no stack holds: names alone tell which of them the destination got."""
-    ours, theirs = (_numbered(layout.trace.parameters) for layout in (parent, child))
+    ours, theirs = (numbered(layout.trace.parameters) for layout in (parent, child))
     for path in sorted(ours.keys() & theirs.keys() - {stack.name for stack in parent.blocks}):
         if ours[path] != theirs[path]:
             counts = f"{len(theirs[path])} numbered parts in the destination and {len(ours[path])} in the parent"
             yield f"'{path}' has {counts}: each was filled from the parent's part of the same number, the others not at all"
-
-
-def _numbered(names: Iterable[str]) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        parts = name.split(".")
-        for index, part in enumerate(parts):
-            if part.isdecimal():
-                found[".".join(parts[:index])].add(part)
-    return found
 
 
 # -- how large each factor is ----------------------------------------------------------------------------------------
@@ -324,19 +317,34 @@ def _equations(aligned: Aligned, parent: Layout, child: Layout) -> Iterator[Equa
 # -- what is not a size ----------------------------------------------------------------------------------------------
 
 
-def _rows(parent: Layout, child: Layout, stacks: Mapping[str, tuple[int, ...]]) -> Rows:
+Use = tuple[fx.Node, str, fx.Node, str]  # the parent's node and a parameter that it reads, and the destination's
+
+
+def _uses(aligned: Aligned) -> Iterator[Use]:
+    for copy, theirs in aligned.nodes:
+        ours = copy.meta.get("of", copy)
+        for x, y in zip(ours.all_input_nodes, theirs.all_input_nodes, strict=False):
+            if x.op == y.op == "get_attr":
+                yield ours, str(x.target), theirs, str(y.target)
+
+
+def _block_uses(parent: Layout, child: Layout, stacks: Chosen) -> Iterator[Use]:
+    for origin, block, _ in _origins(parent, child, stacks):
+        for (ours, _, source), (theirs, _, name) in zip(origin.uses, block.uses, strict=True):
+            yield ours, source, theirs, name
+
+
+def _rows(parent: Layout, child: Layout, uses: Iterable[Use]) -> Rows:
     """Parameters that hold one row per block: the rows that the child's blocks read, from those that the parent's read."""
     take: dict[str, dict[int, dict[int, int]]] = {}
     origins: dict[str, set[str]] = defaultdict(set)
-    for ours, theirs in zip(parent.blocks, child.blocks, strict=True):
-        for block, index in zip(theirs.blocks, stacks[ours.name], strict=True):
-            for (a, _, source_name), (b, _, name) in zip(ours.blocks[index].uses, block.uses, strict=True):
-                row, source = (layout.sizes.get(node, {}).get(("index", None)) for layout, node in ((child, b), (parent, a)))
-                origins[name].add(source_name)
-                if row is not None and source is not None:
-                    units = (type(axis) is Concat and not any(algebra.factors(axis)) for axis in child.axes(name))
-                    dim = next((i for i, unit in enumerate(units) if unit), -1)  # an index may be stated of another axis
-                    take.setdefault(name, {}).setdefault(dim, {})[row.size] = source.size
+    for ours, source_name, theirs, name in uses:
+        row, source = (layout.sizes.get(node, {}).get(("index", None)) for layout, node in ((child, theirs), (parent, ours)))
+        origins[name].add(source_name)
+        if row is not None and source is not None:
+            units = (type(axis) is Concat and not any(algebra.factors(axis)) for axis in child.axes(name))
+            dim = next((i for i, unit in enumerate(units) if unit), -1)  # an index may be stated of another axis
+            take.setdefault(name, {}).setdefault(dim, {})[row.size] = source.size
     return {
         name: {dim: tuple(rows[i] for i in sorted(rows)) for dim, rows in dims.items()}
         for name, dims in take.items()

@@ -327,16 +327,21 @@ def _share(child: Child, name: str, dim: int, axis: algebra.Axis, keep: Keep, su
 
 
 def two_roads(plan: Plan, parent: nn.Module, child: nn.Module, inputs: Inputs, trace: Trace | None = None) -> Verdict:
-    """Tensors that the destination works out by itself (it would do so again on loading) are the graph's as well."""
-    rewritten = execute(plan, parent, trace=trace)
+    """Whether a filled destination computes what the rewritten graph of the same plan does."""
+    found = outputs(rewritten(plan, parent, child, trace), inputs)
+    return _verdict("two roads", outputs(child, inputs), found, f"{len(plan.tensors)} tensors")
+
+
+def rewritten(plan: Plan, parent: nn.Module, child: nn.Module, trace: Trace | None = None) -> Child:
+    """The graph of the plan that filled `child`. Tensors that the child works out by itself (it would do so again on loading) are the
+    graph's as well."""
+    graph = execute(plan, parent, trace=trace)
     saved = child.state_dict().keys()
-    for name, buffer in rewritten.named_buffers():
+    for name, buffer in graph.named_buffers():
         own = held(child, name) if name not in saved else None
         if own is not None and own.shape == buffer.shape:
             buffer.copy_(own)
-    return _verdict(
-        "two roads", outputs(child, inputs), outputs(rewritten.train(child.training), inputs), f"{len(plan.tensors)} tensors"
-    )
+    return graph.train(child.training)
 
 
 def refilled(plan: Plan, child: nn.Module, trace: Trace) -> Verdict:

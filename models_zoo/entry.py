@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,13 +24,22 @@ class Tiny:
     Sizes differ by role (vocabulary, stream, MLP, heads, head_dim …), and no input size equals a model size, so that
     an axis taken for another one is found out by its size. `smaller` halves the stream, the MLP, the heads and the
     depth, and keeps everything else: head_dim, vocabulary, image, and the ratio of query heads to key heads. It is
-    None where the class has no such sizes to give.
+    None where the class has no such sizes to give. `others`: destinations in which not everything is halved; `again`:
+    one of the parent's own sizes.
     """
 
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[], Inputs]
     smaller: Callable[[], nn.Module] | None = None
+    others: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    again: Callable[[], nn.Module] | None = None
+
+    def destinations(self) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+        """All that are smaller, by what they have half of, the smallest first."""
+        if self.smaller is not None:
+            yield "half", self.smaller
+        yield from self.others.items()
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> Callable[[], nn.Module]:

@@ -34,7 +34,7 @@ from torch.utils import _pytree as pytree
 import graphclone as gc
 from graphclone.export.onnx import Exported, export_onnx
 from models_zoo import field as zoo
-from models_zoo.conformance.checks import _half, _reason
+from models_zoo.conformance.checks import _half, reason
 from models_zoo.conformance.forks import Ended, forked
 from models_zoo.entry import Inputs
 
@@ -65,14 +65,14 @@ def examine(name: str) -> Row:
         model, inputs = tiny.build(), tiny.inputs()
         children = list(_children(model, inputs))
     except Exception as error:  # building and capturing have a page of their own: CONFORMANCE.md
-        return Row(name, "–", f"no child: {_reason(error)}", seconds=time.time() - start)
+        return Row(name, "–", f"no child: {reason(error)}", seconds=time.time() - start)
     notes, done = [], list[Exported]()
     for child, (args, kwargs), note in children:
         notes += [note] * bool(note)
         try:
             done.append(_exported(child, args, kwargs))
         except Exception as error:
-            return Row(name, "✗", "; ".join([*notes, _reason(error)]), seconds=time.time() - start)
+            return Row(name, "✗", "; ".join([*notes, reason(error)]), seconds=time.time() - start)
     differences = [each for exported in done for each in exported.differences]
     share = max(each.largest / max(1.0, each.output) for each in differences)
     return Row(
@@ -102,7 +102,7 @@ def _children(model: nn.Module, inputs: Inputs) -> Iterator[tuple[nn.Module, Inp
             return
         why = "its batch is not open"
     except Exception as error:  # a capture of one size may still do
-        why = f"no open sizes: {_reason(error)}"
+        why = f"no open sizes: {reason(error)}"
     for batch, given in enumerate((inputs, _another_batch(inputs))):
         trace = gc.capture(model, *given)
         yield gc.execute(_half(gc.analyze(trace)), model, trace=trace), given, "" if batch else why

@@ -8,7 +8,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,7 @@ def examine(name: str, onnx: bool = False) -> Row:
     _ran(row, "shrink", lambda: _shrunk(layout, model, trace, inputs, expected))
     for column, depth in (("shallower", 0.5), ("deeper", 2.0)):
         _ran(row, column, lambda depth=depth: _at_depth(layout, model, trace, inputs, expected, depth))  # type: ignore[misc]
-    if tiny.smaller is None:
-        row.cells["destination"] = Cell("–", "the class has no smaller sizes to give")
-    else:
-        _judged(row, "destination", lambda: _destination(model, tiny.smaller(), trace, layout, inputs))  # type: ignore[misc]
+    _filled(row, tiny, lambda smaller: _destination(model, smaller, trace, layout, inputs))
     if onnx:
         _ran(row, "onnx", lambda: _onnx(layout, model, trace, inputs))
     return row
@@ -110,7 +107,7 @@ def _doubled(row: Row, tiny: zoo.Tiny) -> None:
         expected = outputs(copy.deepcopy(model), (args, kwargs))
         _oracles(again, trace, gc.analyze(trace), (args, kwargs), expected)
     except Exception as error:
-        again.cells = {column: Cell("✗", f"and in double precision: {_reason(error)}") for column in ORACLES}
+        again.cells = {column: Cell("✗", f"and in double precision: {reason(error)}") for column in ORACLES}
     for column in ORACLES:
         old, new = row.cells[column], again.cells.get(column, Cell("✗"))
         if "differs" in old.note:
@@ -129,7 +126,7 @@ def _timed(row: Row, column: str, what: Callable[[], Any]) -> Any:
         result = what()
     except Exception as error:
         mark = "–" if isinstance(error, zoo.Unbuildable) else "✗"
-        row.cells[column] = Cell(mark, _reason(error), time.time() - start)
+        row.cells[column] = Cell(mark, reason(error), time.time() - start)
         raise _Stopped from error
     row.cells[column] = Cell("✓", seconds=row.cells.get(column, Cell("")).seconds + time.time() - start)
     return result
@@ -144,6 +141,31 @@ def _judged(row: Row, column: str, what: Callable[[], Verdict], tolerance: float
         return Cell("✓" if passed else "✗", "" if passed else f"differs by {verdict.error:.1e}")
 
     _attempted(row, column, judge)
+
+
+def _filled(row: Row, tiny: zoo.Tiny, judge: Callable[[nn.Module], Verdict]) -> None:
+    """The first smaller instance that is not refused; the note says which it is, and why the smallest was."""
+    start = time.time()
+    refused: list[Cell] = []
+    found = None
+    for sizes, build in tiny.destinations():
+        cell = _judged_one(build, judge)
+        if cell.mark in "✓✗":
+            found = replace(cell, note=cell.note or (f"{sizes}; half of everything: {refused[0].note}" if refused else ""))
+            break
+        refused.append(cell)
+    none = refused[0] if refused else Cell("–", "the class has no smaller sizes to give")
+    row.cells["destination"] = replace(found or none, seconds=time.time() - start)
+
+
+def _judged_one(build: Callable[[], nn.Module], judge: Callable[[nn.Module], Verdict]) -> Cell:
+    try:
+        smaller = build()
+    except Exception as error:  # sizes that the class does not take
+        return Cell("–", reason(error))
+    asked = Row("")
+    _judged(asked, "destination", lambda: judge(smaller))
+    return asked.cells["destination"]
 
 
 def _ran(row: Row, column: str, what: Callable[[], str | None]) -> None:
@@ -164,13 +186,13 @@ def _attempted(row: Row, column: str, what: Callable[[], Cell]) -> None:
     try:
         cell = what()
     except GraphcloneError as error:
-        cell = Cell("○", _reason(error))
+        cell = Cell("○", reason(error))
     except Exception as error:
-        cell = Cell("✗", _reason(error))
+        cell = Cell("✗", reason(error))
     row.cells[column] = Cell(cell.mark, cell.note, (before.seconds if before else 0.0) + time.time() - start)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     if isinstance(error, GraphcloneError):
         return _PATH.sub("", " · ".join(line.strip() for line in str(error).splitlines()[:2]))[:300]
     last = traceback.extract_tb(error.__traceback__)[-1]

@@ -22,7 +22,8 @@ example inputs do not reach.
 - **parity**: the graph computes what the model does; **permute**: all free factors in another order at once, twice, change nothing;
   **mask**: dropping units is zeroing them in the parent; **grow**: repeating units and sharing out what reads them changes nothing;
 - **shrink**: half of every free factor inside the model runs; **½ depth**, **2× depth**: half and twice the blocks run;
-- **into class**: a smaller instance of the model's own class, filled, computes what the rewritten graph does (two roads);
+- **into class**: a smaller instance of the model's own class, filled, computes what the rewritten graph does (two roads): half of all
+  sizes or, where the class makes another kind of network of these, half of the widths or of the depth;
 - **ONNX**: the half-width child in ONNX Runtime agrees with PyTorch (for the sample in `models_zoo/conformance/sample.py`).
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -238,3 +239,11 @@ def find(name: str) -> Tiny:
 
     smaller = None if found.fixed else make(found.scale.halved(), sizes | dict(found.smaller or {}))
     return entry(name, make(found.scale, sizes), smaller, inputs)
+
+
+def reloaded(name: str, checkpoint: Path) -> nn.Module:
+    """The smaller destination again, as `timm.create_model(…, checkpoint_path=…)` gives it."""
+    module, architecture = name.removeprefix("timm/").split("/")
+    found = ROWS[f"{module}/{architecture}"]
+    sizes = dict(found.sizes or {}) | dict(found.smaller or {})
+    return timm_shrink.build(module, architecture, found.image, found.scale.halved(), sizes, checkpoint).eval()

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -105,8 +106,10 @@ def effective(cls: Callable[..., nn.Module], given: Sizes) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if value is not None} | dict(given)
 
 
-def build(module: str, architecture: str, image: tuple[int, int], scale: Scale, sizes: Sizes) -> nn.Module:
-    """The architecture at `scale`; `sizes` are keywords that overrule it."""
+def build(
+    module: str, architecture: str, image: tuple[int, int], scale: Scale, sizes: Sizes, checkpoint: Path | None = None
+) -> nn.Module:
+    """The architecture at `scale`; `sizes` are keywords that overrule it; with a `checkpoint`, timm loads that."""
     home = importlib.import_module(f"timm.models.{module}")
     original = home.build_model_with_cfg
 
@@ -124,6 +127,11 @@ def build(module: str, architecture: str, image: tuple[int, int], scale: Scale, 
         return built
 
     with mock.patch.object(home, "build_model_with_cfg", small):
+        if checkpoint is not None:
+            import timm
+
+            loaded: nn.Module = timm.create_model(architecture, checkpoint_path=checkpoint)
+            return loaded
         built: nn.Module = vars(home)[architecture]() if architecture in vars(home) else _entrypoint(architecture)()
     return built
 

@@ -6,6 +6,7 @@ Of the detectors (which take lists of images, and call a C++ op) the part that i
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -290,3 +291,12 @@ def find(name: str) -> Tiny:
         raise Unbuildable(f"no torchvision model {name!r} in this table")
     make, inputs = (SIZED | FIXED)[short]
     return entry(name, lambda: make(False), (lambda: make(True)) if short in SIZED else None, inputs)
+
+
+def reloaded(name: str, checkpoint: Path) -> nn.Module:
+    """The smaller destination again, with the weights of a file."""
+    from safetensors.torch import load_model
+
+    model: nn.Module = SIZED[name.removeprefix("torchvision/")][0](True)
+    load_model(model, checkpoint)
+    return model.eval()

@@ -324,7 +324,7 @@ _EXCEPTIONS: dict[str, dict[str, Any]] = {
         resblock_dilation_sizes=[[1, 3], [1, 3]],
         flow_size=Pair(96, 48),
         duration_predictor_filter_channels=Pair(80, 40),
-    ),  # fmt: skip
+    ),
     "fastspeech2_conformer_hifigan": dict(model_in_dim=80),
     "molmo2": dict(image_patch_id=45),
     "molmo2_text": dict(additional_vocab_size=0),

@@ -40,12 +40,27 @@ _SIZES: dict[str, tuple[int, int]] = {  # role: (size in the parent, size in the
 
 
 @dataclass(frozen=True)
+class Halved:
+    """Which sizes of a parent a smaller one has half of."""
+
+    widths: bool = False
+    depth: bool = False
+
+    def of(self, kind: str) -> bool:
+        """Whether sizes of this role are halved."""
+        return self.depth if kind in ("layers", "depths", "layer indices") else self.widths
+
+
+WHOLE, HALF, NARROW, SHALLOW = Halved(), Halved(True, True), Halved(widths=True), Halved(depth=True)
+
+
+@dataclass(frozen=True)
 class Scale:
     """What the sizes of one tree of configs become; equal sizes stay equal, so that what must agree agrees."""
 
     widths: dict[int, int]
     tokens: dict[int, int]
-    half: bool
+    half: Halved
     stages: bool  # whether some part has stages of widths, as hierarchical vision towers have
 
     def size(self, name: str, value: int) -> int:
@@ -59,16 +74,16 @@ class Scale:
             return self.widths.get(value, value)
         if kind in ("heads", "key heads"):
             heads = 8 if value >= 12 else min(4, value)
-            return heads // 2 if self.half and heads > 1 else heads
+            return heads // 2 if self.half.widths and heads > 1 else heads
         if kind == "image" and self.stages:
             return min(value, 128)
         if kind in _SIZES:
-            return min(value, _SIZES[kind][self.half])
+            return min(value, _SIZES[kind][self.half.of(kind)])
         return value
 
 
-def shrink(config: Any, half: bool = False, **settings: Any) -> Any:
-    """A config of the same class with small sizes: those of the parent or, with `half`, of its smaller destination."""
+def shrink(config: Any, half: Halved = WHOLE, **settings: Any) -> Any:
+    """A config of the same class with small sizes: those of the parent, or with some halved those of a smaller destination."""
     return _rebuild(config, _scale(config, half), settings)
 
 
@@ -89,7 +104,7 @@ def _integers(value: Any) -> list[int]:
     return [value] if isinstance(value, int) and not isinstance(value, bool) else []
 
 
-def _scale(config: Any, half: bool) -> Scale:
+def _scale(config: Any, half: Halved) -> Scale:
     widths: set[int] = set()
     stages: set[int] = set()
     tokens: set[int] = set()
@@ -108,7 +123,7 @@ def _scale(config: Any, half: bool) -> Scale:
     moved = {old: VOCABULARY - 1 - index for index, old in enumerate(sorted(t for t in tokens if t >= CONTENT.start))}
     if keeps_widths(config.model_type):
         return Scale({}, moved, half, True)
-    return Scale(_widths(widths, stages, hierarchical, half), moved, half, hierarchical or bool(stages))
+    return Scale(_widths(widths, stages, hierarchical, half.widths), moved, half, hierarchical or bool(stages))
 
 
 def _widths(widths: set[int], stages: set[int], hierarchical: bool, half: bool) -> dict[int, int]:
@@ -133,9 +148,9 @@ def _rebuild(config: Any, scale: Scale, settings: dict[str, Any], owner: str = "
     from transformers import PretrainedConfig
 
     if config.model_type == "timm_backbone" and owner:
-        return _backbone(config, scale.half)
+        return _backbone(config, scale.half.widths)
     plain = _plain(type(config))
-    picked = _layers(config, scale.half)
+    picked = _layers(config, scale.half.depth)
     sizes: dict[str, Any] = {}
     guessed: dict[str, Any] = {}  # for fields that the config's own rules fill in
     for field in dataclasses.fields(config):
@@ -166,7 +181,7 @@ def _rebuild(config: Any, scale: Scale, settings: dict[str, Any], owner: str = "
         if fix is ...:  # left to the config's own rule
             sizes.pop(name, None)
         elif name != TEXT:
-            fixed = fix.of(scale.half) if isinstance(fix, Pair) else fix
+            fixed = fix.of(scale.half.of(role(name))) if isinstance(fix, Pair) else fix
             sizes[name] = fixed(sizes) if callable(fixed) else fixed
     return _built(config, sizes, guessed)
 
@@ -235,9 +250,9 @@ def _small(config: Any, name: str, value: Any, scale: Scale, picked: Sequence[in
     if kind == "layers" and picked:
         return len(picked) if value == _depth(config) else _each(name, value, scale)
     if kind == "layer indices":
-        return _indices(value, _depth(config), len(picked) or min(_depth(config), 2 if scale.half else LAYERS))
+        return _indices(value, _depth(config), len(picked) or min(_depth(config), 2 if scale.half.depth else LAYERS))
     if kind == "heads" and isinstance(value, list | tuple) and value:
-        return type(value)(_heads(value, scale.half))
+        return type(value)(_heads(value, scale.half.widths))
     return _each(name, value, scale)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,7 @@ from graphclone.sources.hf_inputs.makers import example
 from models_zoo.entry import Inputs, Tiny, Unbuildable, seeded
 from models_zoo.field.hf.exceptions import OWN_CONFIG, has_smaller, of_class
 from models_zoo.field.hf.registry import classes, default_config, model_class
-from models_zoo.field.hf.shrink import shrink
+from models_zoo.field.hf.shrink import HALF, NARROW, SHALLOW, WHOLE, Halved, shrink
 
 NOT_TENSORS = {
     "gemma4_assistant": "its forward takes the target model's shared keys and values",
@@ -34,27 +35,26 @@ def find(name: str) -> Tiny:
     """The tiny model of this name. Its functions raise `Unbuildable` where the model or its inputs can't be had."""
     _, model_type, class_name = name.split("/")
 
-    def parent() -> nn.Module:
-        return _build(model_type, class_name, half=False)
-
-    def child() -> nn.Module:
-        return _build(model_type, class_name, half=True)
+    def built(half: Halved, seed: int) -> Callable[[], nn.Module]:
+        return seeded(lambda: _build(model_type, class_name, half), seed)
 
     def inputs() -> Inputs:
         return (), dict(_example(model_type, class_name))
 
-    return Tiny(name, seeded(parent, 0), inputs, seeded(child, 1) if has_smaller(model_type, class_name) else None)
+    smaller = built(HALF, 1) if has_smaller(model_type, class_name) else None
+    others = {"half widths": built(NARROW, 1), "half depth": built(SHALLOW, 1)}
+    return Tiny(name, built(WHOLE, 0), inputs, smaller, others, built(WHOLE, 1))
 
 
 @cache
 def _example(model_type: str, class_name: str) -> dict[str, Any]:
     try:
-        return example(seeded(lambda: _build(model_type, class_name, half=False), 0)())
+        return example(seeded(lambda: _build(model_type, class_name, WHOLE), 0)())
     except SourceError as error:
         raise Unbuildable(str(error)) from error
 
 
-def _build(model_type: str, class_name: str, half: bool) -> nn.Module:
+def _build(model_type: str, class_name: str, half: Halved) -> nn.Module:
     if reason := NOT_TENSORS.get(model_type) or NOT_TENSORS.get(class_name):
         raise Unbuildable(reason)
     try:

@@ -1,0 +1,78 @@
+"""A child of one model, written as a user would have it, with what the rewritten graph of the same plan computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import graphclone as gc
+from graphclone.execute import fill
+from graphclone.export.pytorch import save_state
+from graphclone.layout import Layout
+from graphclone.plan import Plan
+from graphclone.verify import Inputs, rewritten
+from models_zoo import field as zoo
+from models_zoo.conformance.checks import reason
+from models_zoo.entry import Tiny
+from models_zoo.roundtrip.folders import ASKED, answers, difference, folder_of
+
+WEIGHTS = "model.safetensors"
+APART = 1e-4
+
+
+@dataclass(frozen=True)
+class Written:
+    """`child`: in which sizes it was made, None if in none; `refused`: why not in those that were tried first."""
+
+    child: str | None
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def written(name: str, root: Path) -> Written:
+    """The first child that can be made, from the smallest on."""
+    try:
+        tiny = zoo.find(name)
+        model, inputs = tiny.build(), tiny.inputs()
+        trace = gc.capture(model, *inputs)
+        layout = gc.analyze(trace)
+    except Exception as error:  # CONFORMANCE.md has these
+        return Written(None, {"parent": reason(error)})
+    refused: dict[str, str] = {}
+    for sizes, build in _ladder(tiny):
+        try:
+            _write(folder_of(root, name), model, layout, build(), inputs)
+        except Exception as error:
+            refused[sizes] = reason(error)
+        else:
+            return Written(sizes, refused)
+    return Written(None, refused)
+
+
+def _ladder(tiny: Tiny) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
+    yield from tiny.destinations()
+    if tiny.again is not None:
+        yield "its own sizes", tiny.again
+
+
+def _write(folder: Path, parent: nn.Module, layout: Layout, child: nn.Module, inputs: Inputs) -> None:
+    plan = gc.plan(layout, destination=gc.analyze(gc.capture(child, *inputs), like=layout.blocks))
+    filled = fill(plan, layout.trace.state.__getitem__, child)
+    expected = answers(rewritten(plan, parent, child, layout.trace), inputs)
+    if filled.fresh and difference(expected, answers(child, inputs)) > APART:
+        raise ValueError(f"it computes with what the parent has not: {', '.join(filled.fresh[:3])}")
+    folder.mkdir(exist_ok=True)
+    torch.save({"inputs": inputs, "expected": expected}, folder / ASKED)
+    _save(folder, child, plan)
+
+
+def _save(folder: Path, child: nn.Module, plan: Plan) -> None:
+    if hasattr(child, "save_pretrained"):
+        from graphclone.export.hf import save_hf
+
+        save_hf(child, None, folder, plan)  # type: ignore[arg-type]
+    else:
+        save_state(child.state_dict(), folder / WEIGHTS)

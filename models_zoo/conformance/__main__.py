@@ -45,6 +45,9 @@ def arguments() -> argparse.Namespace:
         "--every-head", action="store_true", help="every task head of each type of transformers, not the richest one"
     )
     parser.add_argument("--onnx", choices=("sample", "all", "none"), default="sample", help="whose child to run in ONNX Runtime")
+    parser.add_argument(
+        "--children", type=Path, metavar="FOLDER", help="leave the filled children there, for models_zoo.roundtrip"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=120, help="the limit for one model")
     parser.add_argument("--gigabytes", type=int, default=12, help="the limit for one model (of address space)")
@@ -63,7 +66,9 @@ def ask(names: list[str], asked: argparse.Namespace, rows: Rows, save: Any) -> N
     with Progress(*columns, console=console, auto_refresh=False) as bar:  # no thread of its own: this process forks
         task = bar.add_task("conformance", total=len(names), completed=len(names) - len(todo))
         bar.refresh()
-        work = forked(todo, lambda name: examine(name, name in with_onnx), asked.jobs, asked.seconds, asked.gigabytes)
+        work = forked(
+            todo, lambda name: examine(name, name in with_onnx, asked.children), asked.jobs, asked.seconds, asked.gigabytes
+        )
         for name, result in work:
             row = Row(name, {"build": Cell("✗", result.why)}) if isinstance(result, Ended) else result
             rows[name] = row.as_dict()

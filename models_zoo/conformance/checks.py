@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 import tempfile
 import time
@@ -22,8 +23,10 @@ from graphclone.capture import Trace
 from graphclone.errors import DestinationError, GraphcloneError
 from graphclone.execute import fill
 from graphclone.layout import Layout
-from graphclone.verify import Inputs, Verdict, growth, identity, masked_parent, outputs, permutation, two_roads
+from graphclone.verify import Inputs, Verdict, growth, identity, masked_parent, outputs, permutation, rewritten, two_roads
 from models_zoo import field as zoo
+from models_zoo.roundtrip.folders import folder_of
+from models_zoo.roundtrip.kept import keep
 
 COLUMNS = (
     "build", "capture", "parity", "permutation", "masked", "growth", "shrink", "shallower", "deeper", "destination", "onnx",
@@ -61,8 +64,8 @@ class Row:
         return asdict(self)
 
 
-def examine(name: str, onnx: bool = False) -> Row:
-    """Every check in turn; one that cannot be made leaves those that need it undone."""
+def examine(name: str, onnx: bool = False, children: Path | None = None) -> Row:
+    """Every check in turn; one that cannot be made leaves those that need it undone. `children`: where to leave the filled child."""
     row = Row(name)
     try:
         tiny = zoo.find(name)
@@ -82,7 +85,8 @@ def examine(name: str, onnx: bool = False) -> Row:
     _ran(row, "shrink", lambda: _shrunk(layout, model, trace, inputs, expected))
     for column, depth in (("shallower", 0.5), ("deeper", 2.0)):
         _ran(row, column, lambda depth=depth: _at_depth(layout, model, trace, inputs, expected, depth))  # type: ignore[misc]
-    _filled(row, tiny, lambda smaller: _destination(model, smaller, trace, layout, inputs))
+    folder = folder_of(children, name) if children is not None else None
+    _filled(row, tiny, lambda sizes, smaller: _destination(model, smaller, layout, inputs, sizes, folder))
     if onnx:
         _ran(row, "onnx", lambda: _onnx(layout, model, trace, inputs))
     return row
@@ -143,13 +147,13 @@ def _judged(row: Row, column: str, what: Callable[[], Verdict], tolerance: float
     _attempted(row, column, judge)
 
 
-def _filled(row: Row, tiny: zoo.Tiny, judge: Callable[[nn.Module], Verdict]) -> None:
+def _filled(row: Row, tiny: zoo.Tiny, judge: Callable[[str, nn.Module], Verdict]) -> None:
     """The first smaller instance that is not refused; the note says which it is, and why the smallest was."""
     start = time.time()
     refused: list[Cell] = []
     found = None
     for sizes, build in tiny.destinations():
-        cell = _judged_one(build, judge)
+        cell = _judged_one(build, functools.partial(judge, sizes))
         if cell.mark in "✓✗":
             found = replace(cell, note=cell.note or (f"{sizes}; half of everything: {refused[0].note}" if refused else ""))
             break
@@ -247,15 +251,17 @@ def _at_depth(
     return None
 
 
-def _destination(model: nn.Module, child: nn.Module, trace: Trace, layout: Layout, inputs: Inputs) -> Verdict:
+def _destination(model: nn.Module, child: nn.Module, layout: Layout, inputs: Inputs, sizes: str, folder: Path | None) -> Verdict:
     theirs = gc.analyze(gc.capture(child, *inputs), like=layout.blocks)
     made = gc.plan(layout, destination=theirs)
-    filled = fill(made, trace.state.__getitem__, child)
-    verdict = two_roads(made, model, child, inputs, trace)
+    filled = fill(made, layout.trace.state.__getitem__, child)
+    verdict = two_roads(made, model, child, inputs, layout.trace)
     if filled.fresh and not verdict.passed:  # a branch that only the smaller one has, where its widths happen to allow a skip
         raise DestinationError(
             f"the smaller instance has {len(filled.fresh)} parameters that the parent has not, and computes with them: {filled.fresh[0]} …"
         )
+    if folder is not None and verdict.passed:
+        keep(folder, sizes, child, made, inputs, outputs(rewritten(made, model, child, layout.trace), inputs))
     return verdict
 
 

@@ -2,6 +2,7 @@
 
 python -m models_zoo.roundtrip                        everything of transformers, timm and torchvision
 python -m models_zoo.roundtrip --only 'hf/(llama|bert)/'
+python -m models_zoo.roundtrip --children FOLDER      those that the conformance run has made, and the rest
 
 It prints and writes ROUNDTRIP.md.
 """
@@ -9,6 +10,7 @@ It prints and writes ROUNDTRIP.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -51,9 +53,9 @@ class Row:
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
-def rows(names: Sequence[str], jobs: int, seconds: int) -> Iterator[Row]:
-    """Writes all, then reads all."""
-    with tempfile.TemporaryDirectory() as folder:
+def rows(names: Sequence[str], children: Path | None, jobs: int, seconds: int) -> Iterator[Row]:
+    """Writes all that are not in `children`, then reads all."""
+    with tempfile.TemporaryDirectory() if children is None else contextlib.nullcontext(children) as folder:
         root = Path(folder)
         made: dict[str, Written] = {}
         for name, result in forked(names, lambda name: written(name, root), jobs, seconds, 12):
@@ -129,6 +131,9 @@ def page(found: Sequence[Row], words: str, seconds: float) -> str:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m models_zoo.roundtrip", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", metavar="PATTERN", help="models whose name matches this regular expression")
+    parser.add_argument(
+        "--children", type=Path, metavar="FOLDER", help="where `python -m models_zoo.conformance --children FOLDER` has left them"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=180, help="the limit for one model")
     parser.add_argument("-o", "--output", type=Path, default=ROOT, help="the folder of ROUNDTRIP.md")
@@ -151,7 +156,7 @@ def main() -> int:
     gc.collect()
     gc.freeze()
     try:
-        found = list(rows(names, asked.jobs, asked.seconds))
+        found = list(rows(names, asked.children, asked.jobs, asked.seconds))
     except KeyboardInterrupt:
         print("interrupted: nothing is written", file=sys.stderr)
         return 130

@@ -11,16 +11,14 @@ from torch import nn
 
 import graphclone as gc
 from graphclone.execute import fill
-from graphclone.export.pytorch import save_state
 from graphclone.layout import Layout
-from graphclone.plan import Plan
 from graphclone.verify import Inputs, rewritten
 from models_zoo import field as zoo
 from models_zoo.conformance.checks import reason
 from models_zoo.entry import Tiny
 from models_zoo.roundtrip.folders import ASKED, answers, difference, folder_of
+from models_zoo.roundtrip.kept import keep
 
-WEIGHTS = "model.safetensors"
 APART = 1e-4
 
 
@@ -33,7 +31,9 @@ class Written:
 
 
 def written(name: str, root: Path) -> Written:
-    """The first child that can be made, from the smallest on."""
+    """The first child that can be made, from the smallest on; or the one that lies there already."""
+    if (folder_of(root, name) / ASKED).exists():
+        return Written(torch.load(folder_of(root, name) / ASKED, weights_only=False)["sizes"])
     try:
         tiny = zoo.find(name)
         model, inputs = tiny.build(), tiny.inputs()
@@ -44,7 +44,7 @@ def written(name: str, root: Path) -> Written:
     refused: dict[str, str] = {}
     for sizes, build in _ladder(tiny):
         try:
-            _write(folder_of(root, name), model, layout, build(), inputs)
+            _write(folder_of(root, name), sizes, model, layout, build(), inputs)
         except Exception as error:
             refused[sizes] = reason(error)
         else:
@@ -58,21 +58,10 @@ def _ladder(tiny: Tiny) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
         yield "its own sizes", tiny.again
 
 
-def _write(folder: Path, parent: nn.Module, layout: Layout, child: nn.Module, inputs: Inputs) -> None:
+def _write(folder: Path, sizes: str, parent: nn.Module, layout: Layout, child: nn.Module, inputs: Inputs) -> None:
     plan = gc.plan(layout, destination=gc.analyze(gc.capture(child, *inputs), like=layout.blocks))
     filled = fill(plan, layout.trace.state.__getitem__, child)
     expected = answers(rewritten(plan, parent, child, layout.trace), inputs)
     if filled.fresh and difference(expected, answers(child, inputs)) > APART:
         raise ValueError(f"it computes with what the parent has not: {', '.join(filled.fresh[:3])}")
-    folder.mkdir(exist_ok=True)
-    torch.save({"inputs": inputs, "expected": expected}, folder / ASKED)
-    _save(folder, child, plan)
-
-
-def _save(folder: Path, child: nn.Module, plan: Plan) -> None:
-    if hasattr(child, "save_pretrained"):
-        from graphclone.export.hf import save_hf
-
-        save_hf(child, None, folder, plan)  # type: ignore[arg-type]
-    else:
-        save_state(child.state_dict(), folder / WEIGHTS)
+    keep(folder, sizes, child, plan, inputs, expected)

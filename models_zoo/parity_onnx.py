@@ -1,6 +1,6 @@
 """Does ONNX Runtime compute what PyTorch does? The half-width child of every model of the field, at two batch sizes and more.
 
-python -m models_zoo.parity_onnx                      everything
+python -m models_zoo.parity_onnx                      everything (goes on where it was interrupted)
 python -m models_zoo.parity_onnx --only 'hf/(llama|bert)/'
 python -m models_zoo.parity_onnx --spread 60          60 models, evenly from the list
 
@@ -171,6 +171,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--spread", metavar="N", type=int, help="so many models, evenly from the list")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=int, default=300, help="the limit for one model")
+    parser.add_argument("--fresh", action="store_true", help="begin anew, even where an earlier run was interrupted")
     parser.add_argument("--gigabytes", type=int, default=12, help="the limit for one model (of address space)")
     parser.add_argument("-o", "--output", type=Path, default=ROOT, help="the folder of ONNX.md and onnx.json")
     return parser.parse_args()
@@ -181,6 +182,18 @@ def chosen(names: Sequence[str], only: str | None, spread: int | None) -> list[s
     if spread is None or spread >= len(matching):
         return matching
     return [matching[round(index * (len(matching) - 1) / max(spread - 1, 1))] for index in range(spread)]
+
+
+def interrupted(store: Path, names: Sequence[str]) -> tuple[dict[str, Row], float]:
+    """The rows of a run over the same names that did not come to its end, and the seconds that it took."""
+    if not store.exists():
+        return {}, 0.0
+    data = json.loads(store.read_text())
+    found = {
+        row["name"]: Row(**{**row, "shapes": tuple(row["shapes"]), "remarks": tuple(row["remarks"])}) for row in data["rows"]
+    }
+    same = data["asked"] == len(names) > len(found) and set(found) <= set(names)
+    return (found, data["seconds"]) if same else ({}, 0.0)
 
 
 def main() -> int:
@@ -199,12 +212,14 @@ def main() -> int:
     examine("odd/lambdas")  # what every fork would import and compile
     garbage.collect()
     garbage.freeze()
-    rows: dict[str, Row] = {}
+    rows, before = {}, 0.0
+    if not asked.fresh:
+        rows, before = interrupted(asked.output / "onnx.json", names)
     words = [f"--only '{asked.only}'"] * bool(asked.only) + [f"--spread {asked.spread}"] * bool(asked.spread)
 
     def save() -> str:
         """After each model, so that an interrupted run has a page too."""
-        done, seconds = [rows[name] for name in names if name in rows], time.time() - start
+        done, seconds = [rows[name] for name in names if name in rows], before + time.time() - start
         text = page(done, len(every), "".join(f" {word}" for word in words), seconds)
         data = {"asked": len(names), "seconds": seconds, "rows": [asdict(row) for row in done]}
         (asked.output / "onnx.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
@@ -213,13 +228,15 @@ def main() -> int:
 
     text = save()
     try:
-        for name, result in forked(names, examine, asked.jobs, asked.seconds, asked.gigabytes):
+        for name, result in forked(
+            [name for name in names if name not in rows], examine, asked.jobs, asked.seconds, asked.gigabytes
+        ):
             rows[name] = Row(name, "✗", result.why) if isinstance(result, Ended) else result
             row = rows[name]
             print(f"{len(rows):4} of {len(names)} {row.mark} {name} {row.share:.1e} {row.seconds:.0f} s  {row.note}", flush=True)
             text = save()
     except KeyboardInterrupt:
-        print("interrupted; the page has what was done", file=sys.stderr)
+        print("interrupted; the page has what was done, and the same command goes on from there", file=sys.stderr)
     print(text.partition("\n## ")[0])
     return int(any(row.mark == "✗" for row in rows.values()))
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from models_zoo import field as zoo
 from models_zoo import parity_onnx
-from models_zoo.parity_onnx import Row, chosen, examine, page
+from models_zoo.parity_onnx import Row, chosen, examine, interrupted, page
 
 
 def batches(row: Row) -> set[str]:
@@ -75,3 +79,12 @@ def test_the_page_counts_and_tells_each_failure() -> None:
     assert "- `hf/bad`: differs by 3.0e-01" in text
     assert "- `odd/none`: no child: needs a file" in text
     assert parity_onnx.BAR == 1e-4
+
+
+def test_an_interrupted_run_goes_on_and_a_complete_one_begins_anew(tmp_path: Path) -> None:
+    store, row = tmp_path / "onnx.json", Row("odd/lambdas", "✓", shapes=("2×3",), remarks=("a",))
+    assert interrupted(store, ["odd/lambdas", "odd/alibi"]) == ({}, 0.0)
+    store.write_text(json.dumps({"asked": 2, "seconds": 7.0, "rows": [asdict(row)]}))
+    assert interrupted(store, ["odd/lambdas", "odd/alibi"]) == ({"odd/lambdas": row}, 7.0)
+    assert interrupted(store, ["odd/lambdas"]) == ({}, 0.0)
+    assert interrupted(store, ["odd/alibi", "odd/retention"]) == ({}, 0.0)

@@ -20,7 +20,7 @@ from graphclone.blocks import Stack, find_blocks
 from graphclone.capture import Trace, at_other_sizes
 from graphclone.decompose import decompose
 from graphclone.errors import UnknownNameError
-from graphclone.rules import Contraction, Facts, Reason, Typed, apply, identity, rule_for, shape_of
+from graphclone.rules import Contraction, Facts, Reason, Typed, apply, identity, name_of, rule_for, shape_of
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,18 @@ def origin(node: fx.Node) -> str | None:
     return str(node.target) if node.op == "get_attr" else None
 
 
+def _weight(operand: tuple[fx.Node, int]) -> bool:
+    """Whether an operand of a contraction is a parameter: a view of it, or the parts of it that were chosen (an expert's)."""
+    node, _ = operand
+    while node.op == "call_function" and (identity(node.target) or _rearranges(node) or _chosen(node)):
+        node = node.all_input_nodes[0]
+    return node.op == "get_attr"
+
+
+def _chosen(node: fx.Node) -> bool:
+    return name_of(node.target) in ("aten.index", "aten.index_select")
+
+
 def readers(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
     """Where a parameter is used: (op, operand), the operand being the parameter or a view of it."""
     for user in node.users:
@@ -208,7 +220,7 @@ def _describe(
     - `residual`: on a stream between blocks, and contracted with parameters;
     - `head_dim`, `heads`, `kv_groups`: digits of a product on a parameter, from the innermost one outwards; or what the products of two
       activations sum over (`head_dim`) and run in parallel over (`heads`);
-    - `experts`: what the positions that an op has chosen by value (`topk`, `argmax`) stand on;
+    - `experts`: what the positions that an op has chosen by value (`topk`, `argmax`) stand on; `expert_groups`: what these are in;
     - `output`, `input`: on a result of the model, or on what it is given; `hidden`: any other that parameters contract; `fixed`: any
       other that is frozen;
     - `inner`: the rest of what has slots;
@@ -235,17 +247,16 @@ def _describe(
         factor.slots, factor.interface = tuple(slots.get(factor, ())), factor in interface
     for factor, kind in _attention(types, contractions):
         digits.setdefault(factor, kind)
-    contracted = {f for c in contractions if any(origin(n) for n, _ in c.operands) for f in algebra.factors(c.axis)}
-    streams, experts = _streams(types, stacks), set(_experts(types))
+    contracted = {f for c in contractions if any(map(_weight, c.operands)) for f in algebra.factors(c.axis)}
+    streams, domains = _streams(types, stacks), list(_domains(types))
+    kinds = {**_experts(domains), **digits, **_grouped_experts(domains)}
     for factor in {**slots, **interface}:
         if not factor.slots:
             factor.kind, factor.name = "activation", interface[factor]
         elif factor in streams and factor in contracted:
             factor.kind = "residual"
-        elif factor in digits:
-            factor.kind = digits[factor]
-        elif factor in experts:
-            factor.kind = "experts"
+        elif factor in kinds:
+            factor.kind = kinds[factor]
         else:
             inside = "hidden" if factor in contracted else "fixed" if factor.frozen else "inner"
             factor.kind = "output" if factor in results else "input" if factor.interface else inside
@@ -275,12 +286,32 @@ def _attention(types: Mapping[fx.Node, Any], contractions: Iterable[Contraction]
                 yield from ((factor, "head_dim") for factor in summed if not _sequential(factor))
 
 
-def _experts(types: Mapping[fx.Node, Any]) -> Iterator[Factor]:
-    """Free factors that integers are positions on, other than an axis's own count (`arange`)."""
+def _domains(types: Mapping[fx.Node, Any]) -> Iterator[Axis]:
+    """What integers are positions on, other than an axis's own count (`arange`)."""
     for typed in types.values():
         for each in typed if isinstance(typed, list) else [typed]:
             if each is not None and each.domain is not None and each.axes != (each.domain,):
-                yield from (factor for factor in algebra.factors(each.domain) if factor.frozen is None and factor.slots)
+                yield algebra.find(each.domain)
+
+
+def _experts(domains: Iterable[Axis]) -> dict[Factor, str]:
+    factors = (factor for domain in domains for factor in algebra.factors(domain))
+    return {factor: "experts" for factor in factors if factor.frozen is None and factor.slots}
+
+
+def _grouped_experts(domains: Iterable[Axis]) -> dict[Factor, str]:
+    """Of what is chosen in groups: the groups, and the members of each."""
+    found: dict[Factor, str] = {}
+    for domain in domains:
+        if (
+            type(domain) is Product
+            and domain.parts
+            and all(factor.frozen is None and factor.slots for factor in algebra.factors(domain))
+        ):
+            *outer, last = domain.parts
+            found.update({factor: "expert_groups" for part in outer for factor in algebra.factors(part)})
+            found.update(dict.fromkeys(algebra.factors(last), "experts"))
+    return found
 
 
 def _sequential(factor: Factor) -> bool:

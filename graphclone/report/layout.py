@@ -19,7 +19,9 @@ from graphclone.report.figures import free_share, parameters
 from graphclone.report.sheet import Sheet
 from graphclone.rules.op import name_of
 
-KINDS = ("residual", "kv_groups", "heads", "head_dim", "hidden", "inner", "input", "output", "fixed", "activation")
+KINDS = (
+    "residual", "kv_groups", "heads", "head_dim", "hidden", "expert_groups", "experts", "inner", "input", "output", "fixed", "activation",
+)  # fmt: skip
 
 
 def stack_table(stacks: Sequence[Stack]) -> RenderableType:

@@ -19,7 +19,8 @@ import torch
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis
-from graphclone.rules.op import Axes, Op, Opaque, Typed, name_of, rule
+from graphclone.rules.masks import unchosen, unmasked
+from graphclone.rules.op import Axes, Op, Opaque, Typed, as_int, name_of, rule
 from graphclone.rules.ties import differs
 
 # -- equations -------------------------------------------------------------------------------------------------------
@@ -281,11 +282,24 @@ def extreme(op: Op) -> list[Axes | Typed]:
     return [values, Typed(values, _ranked(op, axes[op.dim("dim", len(axes))])) if axes else values]
 
 
-def _ranked(op: Op, axis: Axis) -> Axis:
-    """An axis whose positions are told apart by their values, unless some may be equal and nobody but their order decides."""
-    if not differs(op.node.all_input_nodes[0], axis, op.facts):
+def _ranked(op: Op, axis: Axis, count: int = 1) -> Axis:
+    """An axis whose positions are told apart by their values, unless some of the best may be equal and nobody but their order decides."""
+    values = op.node.all_input_nodes[0]
+    if not differs(values, axis, op.facts) and not _enough_left(op, values, axis, count):
         op.freeze(axis, "of equal values the first one wins")
     return algebra.find(axis)
+
+
+def _enough_left(op: Op, values: torch.fx.Node, axis: Axis, count: int) -> bool:
+    """Whether the best are none of those that a mask has made equal, here and (`at_least`) in every child."""
+    left = unmasked(values, op.facts)
+    others = unchosen(left, axis) if left is not None and differs(left.values, axis, op.facts) else None
+    if left is None or others is None or len(others) > 1:
+        return False
+    each = -(-count // left.count)
+    if others and others[0].size >= each:
+        op.at_least(others[0], each)
+    return others[0].size >= each if others else left.count >= count
 
 
 @rule("argmax", "argmin")
@@ -318,7 +332,8 @@ def topk(op: Op) -> list[Typed]:
     op.normalise(axes[dim])
     whole = len(op.shape(0)) == len(axes)
     result = (*axes[:dim], *((op.positional(op.shape(0)[dim], "ordered by value"),) if whole else ()), *axes[dim + 1 :])
-    return [Typed(result), Typed(result, _ranked(op, axes[dim]))]
+    best = as_int(op["k"]) if name_of(op.node.target) == "aten.topk" else axes[dim].size
+    return [Typed(result), Typed(result, _ranked(op, axes[dim], best))]
 
 
 def create(names: str, uniform: bool = True) -> None:

@@ -1,7 +1,8 @@
 """Whether values that are ranked can be equal: of equals the first one wins, and then the order of the axis matters.
 
 Weights and inputs are *generic*: no two of their values are equal, none is zero. Arithmetic, norms, linear maps and smooth functions
-keep that. What rounds, compares, clamps, masks or fills does not, nor does a combination of a value with what was picked out of it. A
+keep that. What rounds, compares, clamps, masks or fills does not, nor does a combination of a value with what was picked out of it: values
+that were chosen among others are generic as long as nothing else is added to them. A
 generic value *differs* along an axis if it can be followed to a weight or an input that runs along this axis once.
 """
 
@@ -34,6 +35,8 @@ _KEEPING = _SMOOTH | _SUMS | _PRODUCTS | _FOLDS | _NORMS
 _READS = _names("embedding index gather index_select take_along_dim")
 _CREATED = _names("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty")  # of a tensor only its shape
 _PROBABILITIES = ("softmax", "_softmax", "_safe_softmax")
+_PICKS = ("masked_scatter", "where")  # one value or another
+_BEST = ("topk", "max", "min", "amax", "amin", "kthvalue", "median")
 
 
 def differs(node: fx.Node, axis: Axis, facts: Facts) -> bool:
@@ -76,12 +79,25 @@ def _carriers(node: fx.Node, factors: list[Factor], facts: Facts) -> list[fx.Nod
     along = [source for source in sources if set(factors) & set(_factors(source, facts))]
     if name in _SUMS or name in _PRODUCTS:
         rest = sources if name in _PRODUCTS else along
-        return along if all(generic(each, facts) for each in rest if len(sources) > 1) and 0 not in node.args else []
+        return (
+            along
+            if not _meet_again(sources) and all(generic(each, facts) for each in rest if len(sources) > 1) and 0 not in node.args
+            else []
+        )
     if mixing(node.target):
         return sources if generic(node, facts) else list(node.args[2:3]) if name == "linear" else []  # type: ignore[arg-type]
-    if name in _NORMS:
+    if name in _NORMS or name in _PICKS:
         return sources if generic(node, facts) else []
+    if name in _BEST:  # of other positions the best are others
+        return sources[:1] if not set(factors) & _ranked(node, facts) else []
     return sources if name in _SMOOTH or name in _FOLDS or _passes(node) else []
+
+
+def _ranked(node: fx.Node, facts: Facts) -> set[Factor]:
+    """The factors along which the best values are looked for."""
+    op = Op(node, facts)
+    axes = op.axes(op.first)
+    return {factor for dim in op.dims("dim", len(axes)) for factor in algebra.factors(axes[dim])}
 
 
 def _name(node: fx.Node) -> str:
@@ -117,13 +133,21 @@ def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
     name, sources = _name(node), _read(node)
     if name in _READS:
         yield sources[0]
+    elif name in _PICKS:
+        values = [each for each in sources if _real(each)]
+        yield from values if len(values) == 2 else ()
+    elif name in _BEST:
+        yield sources[0]
     elif name == "scaled_dot_product_attention":
         yield sources[2] if len(sources) > 2 else sources[-1]
     elif mixing(node.target):  # probabilities are not all zero, whatever is masked
         values = [each for each in sources if _real(each)]
         yield from [each for each in values if not _probabilities(each)] or values
     elif name in _SUMS and 0 not in node.args:  # what a weight has mixed anew cancels nothing, be it zero here and there
-        yield from [each for each in sources if not _mixed(each)] or sources
+        summed = [each for each in sources if not _mixed(each)] or sources
+        yield from () if _meet_again(summed) else summed
+    elif name in _PRODUCTS and _meet_again(sources):
+        return
     elif _passes(node) or (name in _KEEPING and not (name in _PRODUCTS and 0 in node.args) and not _degenerate(node, facts)):
         yield from sources
 
@@ -148,6 +172,27 @@ def _mixed(node: fx.Node) -> bool:
     return True
 
 
+def _meet_again(operands: list[fx.Node]) -> bool:
+    """Whether a value that was picked out of others is combined with what it was picked from."""
+    if len(operands) < 2:
+        return False
+    apart = _history(operands, (*_PICKS, *_BEST))
+    picks = [node for node in apart if node.op == "call_function" and _name(node) in (*_PICKS, *_BEST)]
+    return any(apart & _history([each for each in pick.all_input_nodes if _real(each)], ()) for pick in picks)
+
+
+def _history(nodes: list[fx.Node], until: tuple[str, ...]) -> set[fx.Node]:
+    """What values are made of, back to where they were mixed, and to ops of these names."""
+    waiting, seen = list(nodes), set(nodes)
+    while waiting:
+        each = waiting.pop()
+        if each.op == "call_function" and not mixing(each.target) and _name(each) not in until:
+            more = [source for source in _read(each) if _real(source) and source not in seen]
+            waiting += more
+            seen.update(more)
+    return seen
+
+
 def _probabilities(node: fx.Node) -> bool:
     while node.op == "call_function" and _passes(node) and len(node.all_input_nodes) == 1:
         node = node.all_input_nodes[0]
@@ -165,7 +210,9 @@ def _degenerate(node: fx.Node, facts: Facts) -> bool:
     if name == "group_norm":
         return bool(math.prod(shape[1:]) < 3 * op["num_groups"])
     if name in ("sum", "mean"):
-        return _probabilities(node.all_input_nodes[0])  # they add up to 1
+        return _probabilities(node.all_input_nodes[0]) or math.prod(shape) == math.prod(
+            op.shape()
+        )  # they add up to 1; x / sum(x)
     if name in _FOLDS:
         return math.prod(shape) < 3 * math.prod(op.shape())
     return bool("softmax" in name and shape[op.dim("dim", len(shape))] < 2)

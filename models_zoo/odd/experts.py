@@ -212,6 +212,22 @@ class Grouped(nn.Module):
         return torch.einsum("bte,bteu,eud->btd", weights, F.silu(gate) * units, self.down)
 
 
+class Masked(Grouped):
+    """DeepSeek's third: the experts of other groups are masked out by −inf."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.gate(x).sigmoid()
+        grouped = scores.unflatten(-1, (self.groups, 3))
+        chosen = grouped.topk(2, -1).values.sum(-1).topk(2, -1).indices
+        mask = torch.zeros(*x.shape[:2], self.groups).scatter(-1, chosen, 1.0)
+        mask = mask[..., None].expand(*grouped.shape).flatten(-2)
+        index = scores.masked_fill(~mask.bool(), -torch.inf).topk(4, -1).indices
+        best = scores.gather(-1, index)
+        weights = torch.zeros_like(scores).scatter(-1, index, best / best.sum(-1, keepdim=True))
+        gate, units = torch.einsum("btd,edu->bteu", x, self.up).chunk(2, -1)
+        return torch.einsum("bte,bteu,eud->btd", weights, F.silu(gate) * units, self.down)
+
+
 class Chain(nn.Module):
     """Mixture of depths: only the best positions pass the MLP, the others go by."""
 
@@ -241,5 +257,6 @@ MODELS = (
     mlp("moe_capacity", Capacity),
     mlp("moe_soft_slots", SoftSlots),
     mlp("moe_groups", Grouped),
+    mlp("moe_groups_masked", Masked),
     mlp("mixture_of_depths", Chain),
 )

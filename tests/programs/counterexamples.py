@@ -93,6 +93,59 @@ def masked_ties(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
     return table[score.masked_fill(score > -2, 0.0).topk(2, -1).indices].sum(1)
 
 
+@counterexample("x 13 3", "w 8 3", "table 8 2")
+def too_few_are_left(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    """Two groups of two are left, and five are asked for: the fifth is masked out, as four others are."""
+    score = F.linear(x, w)
+    chosen = score.unflatten(-1, (4, 2)).amax(-1).topk(2, -1).indices
+    mask = torch.zeros(13, 4, dtype=x.dtype).scatter(1, chosen, 1.0)[..., None].expand(-1, -1, 2).reshape(13, 8)
+    return table[score.masked_fill(mask == 0, -torch.inf).topk(5, -1).indices].sum(1)
+
+
+@counterexample("x 13 3", "w 8 3", "table 8 2")
+def masked_the_other_way_round(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    score = F.linear(x, w)
+    chosen = score.unflatten(-1, (4, 2)).amax(-1).topk(3, -1).indices
+    mask = torch.zeros(13, 4, dtype=x.dtype).scatter(1, chosen, 1.0)[..., None].expand(-1, -1, 2).reshape(13, 8)
+    return table[score.masked_fill(mask.bool(), -torch.inf).topk(4, -1).indices].sum(1)
+
+
+@counterexample("x 13 3", "w 8 3", "table 8 2")
+def some_are_chosen_twice(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    score = F.linear(x, w)
+    chosen = score.unflatten(-1, (4, 2)).amax(-1).topk(3, -1).indices // 2
+    mask = torch.zeros(13, 4, dtype=x.dtype).scatter(1, chosen, 1.0)[..., None].expand(-1, -1, 2).reshape(13, 8)
+    return table[score.masked_fill(~mask.bool(), -torch.inf).topk(5, -1).indices].sum(1)
+
+
+@counterexample("x 13 3", "w 5 3", "table 5 2")
+def what_was_picked_meets_its_source(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    score = F.linear(x, w)
+    return table[(torch.where(score > 0, score, score.exp()) - score).argmin(-1)]
+
+
+@counterexample("x 13 3", "w 5 3", "table 5 2")
+def what_was_scattered_meets_its_source(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    score = F.linear(x, w)
+    mixed = score.masked_scatter(torch.zeros(13, 5, dtype=torch.bool), score.exp())
+    return table[(mixed / score).topk(2, -1).indices].sum(1)
+
+
+@counterexample("x 13 3", "w 5 3", "table 5 2")
+def the_best_meets_its_source(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    score = F.linear(x, w)
+    return (
+        table[(score - score.topk(3, -1).values[:, 2:]).abs().argmin(-1)]
+        + table[(score / score.amax(-1, keepdim=True)).argmax(-1)]
+    )
+
+
+@counterexample("x 13 3", "w 5 3", "table 13 2")
+def the_only_one_is_all_of_its_sum(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
+    best = F.linear(x, w).exp().topk(1, -1).values
+    return table[(best / best.sum(-1, keepdim=True)).squeeze(-1).topk(2).indices]
+
+
 @counterexample("x 13 3", "w 5 3", "table 5 2")
 def signs_tie_when_multiplied(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
     score = F.linear(x, w) - 3

@@ -39,7 +39,8 @@ def load(folder: str | Path, *, trusted: bool = False) -> nn.Module:
         OutputError: the module does what graphclone would not write, and may do anything; `trusted` runs it all the same.
     """
     folder = Path(folder)
-    if not trusted and (why := foreign((folder / MODULE).read_text(encoding="utf-8"))):
+    written = (folder / MODULE).read_text(encoding="utf-8")
+    if not trusted and (why := foreign(written)):
         raise OutputError(
             f"will not run '{folder / MODULE}'",
             because=f"graphclone did not write it like this: {why}",
@@ -48,8 +49,8 @@ def load(folder: str | Path, *, trusted: bool = False) -> nn.Module:
     name = f"graphclone_child_{next(_count)}"
     spec = importlib.util.spec_from_file_location(name, folder / MODULE)
     assert spec is not None
-    assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # pickle, and torch.compile, look it up there
-    spec.loader.exec_module(module)
+    # What was read is what runs: Python's own loader takes bytecode from `__pycache__`, and decodes as a comment of the file tells it to.
+    exec(compile(written, folder / MODULE, "exec", dont_inherit=True), module.__dict__)
     loaded: nn.Module = module.load()
     return loaded

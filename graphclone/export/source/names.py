@@ -20,7 +20,8 @@ TAKEN = frozenset(
 def path(root: str, name: str) -> str:
     """The expression for what lies under a dotted name: `self.model.layers[3].q_proj.weight`."""
     for part in name.split(".") if name else ():
-        if part.isidentifier() and not keyword.iskeyword(part):
+        mangled = part.startswith("__")  # within a class, `__x` is another name
+        if part.isidentifier() and not keyword.iskeyword(part) and not mangled:
             root = f"{root}.{part}"
         else:
             root = f"{root}[{int(part) if part.isdecimal() and str(int(part)) == part else part!r}]"

@@ -9,6 +9,7 @@ from torch import fx
 
 from graphclone.errors import OutputError
 from graphclone.execute.graph import Call, Child
+from graphclone.export.source.expressions import value
 from graphclone.export.source.names import HELPERS
 from graphclone.export.source.sizes import checks
 from graphclone.export.source.structure import children, leaves
@@ -36,7 +37,7 @@ def signature(child: Child) -> Signature:
     inputs = [node for node in child.graph.nodes if node.op == "placeholder"]
     found = [place for name, spec in specs.items() for place in leaves(spec, name)]
     places = tuple(zip(inputs, found, strict=True))
-    defaults = {where: repr(node.meta.get("val")) for node, where in places if _is_constant(node)}
+    defaults = {where: value(node.meta.get("val"), str) for node, where in places if _is_constant(node)}
     first, rest = _ordered(call)
     while_ = len(first)
     while while_ and first[while_ - 1] in defaults:

@@ -39,6 +39,17 @@ OUTSIDE = [
     "class A(Parts):\n    def forward(self, exec=1, y=exec):\n        return y",
     "class A(Parts):\n    def forward(x, self):\n        return self",
     "class A(Parts):\n    def forward(self, *x):\n        return x",
+    *(
+        f"class A(Parts):\n    def __init__(self):\n        {each}\n\n    def forward(self):\n        return self.w.numpy()"
+        for each in [
+            "y = self.w.numpy()\n        place(self, 'w.numpy', A())",
+            "return\n        place(self, 'w.numpy', A())",
+            "for name in ():\n            place(self, 'w.numpy', A())",
+            "x = 'a'\n        for name in ('numpy',):\n            place(self, 'w.' + x, A())",
+            "x = 1\n\n    def train(self):\n        place(self, 'w.numpy', A())",
+            "place(self, 'w.numpy', A())\n\n    def __init__(self):\n        x = 1",
+        ]
+    ),
     "class getattr(Parts):\n    def forward(self, x):\n        return x",
     "isinstance = namedtuple('isinstance', ['a', 'b'])",
     "__builtins__ = namedtuple('B', ['exec'])",

@@ -65,10 +65,10 @@ def _module(body: Sequence[ast.stmt]) -> Iterator[ast.AST]:
                 if name in classes and _constant(value) and not _generic(node):
                     continue
             case ast.ClassDef(name, [ast.Name("Parts")], [], methods, []) if name in classes and not _generic(node):
-                made = frozenset(place for method in methods for place in _made(method))
-                for method in methods:
-                    yield from _method(method, classes, made)
-                continue
+                if len({getattr(method, "name", None) for method in methods}) == len(methods):
+                    for method in methods:
+                        yield from _method(method, classes, frozenset(_made(methods)))
+                    continue
         yield node
 
 
@@ -89,16 +89,20 @@ def _generic(node: ast.AST) -> bool:
     return bool(getattr(node, "type_params", None))  # Python 3.12 has them
 
 
-def _made(method: ast.AST) -> Iterator[str]:
-    """Where the modules are that a class makes, by their dotted names."""
-    for node in ast.walk(method):
+def _made(methods: Sequence[ast.AST]) -> Iterator[str]:
+    """Where the modules are that a class makes, by their dotted names: all of them, whatever else happens while it is made."""
+    for node in (
+        each for method in methods if isinstance(method, ast.FunctionDef) and method.name == "__init__" for each in method.body
+    ):
         match node:
-            case ast.Call(ast.Name("place"), [ast.Name("self"), ast.Constant(str(name)), ast.Call()]):
+            case ast.Expr(ast.Call(ast.Name("place"), [ast.Name("self"), ast.Constant(str(name)), ast.Call()])):
                 yield name
             case ast.For(
-                _, ast.Tuple(names), [ast.Expr(ast.Call(ast.Name("place"), [_, ast.BinOp(ast.Constant(str(container))), _]))]
+                ast.Name(part), ast.Tuple(names), [ast.Expr(ast.Call(ast.Name("place"), [ast.Name("self"), path, ast.Call()]))]
             ):
-                yield from (container + str(each.value) for each in names if isinstance(each, ast.Constant))
+                match path:
+                    case ast.BinOp(ast.Constant(str(container)), ast.Add(), ast.Name(last)) if last == part:
+                        yield from (container + str(each.value) for each in names if isinstance(each, ast.Constant))
 
 
 def _method(method: ast.AST, classes: frozenset[str], made: frozenset[str]) -> Iterator[ast.AST]:
@@ -111,7 +115,9 @@ def _method(method: ast.AST, classes: frozenset[str], made: frozenset[str]) -> I
             plain = not _generic(method) and not any(each.annotation for each in (*method.args.args, *named))
             if plain and name in _METHODS and "self" not in local:
                 yield from (each for each in (*defaults, *more) if each is not None and not _default(each))
-                yield from _Method(frozenset(local), classes - local, made).statements(body)
+                making = name == "__init__"  # which calls nothing of what it makes, and comes to its end
+                yield from (each for each in ast.walk(method) if making and isinstance(each, ast.Return))
+                yield from _Method(frozenset(local), classes - local, frozenset() if making else made).statements(body)
                 return
     yield method
 

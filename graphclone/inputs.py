@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+from graphclone.errors import PlanError
+
+# What inputs may be put together of in a file: torch imports whatever others name when it reads them.
+_STRUCTURES = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 
 
 def describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,9 +23,23 @@ def describe(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]
     """
     leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
     try:
-        return {"leaves": [_describe(leaf) for leaf in leaves], "structure": pytree.treespec_dumps(spec)}
+        structure = pytree.treespec_dumps(spec)
     except (TypeError, NotImplementedError):
         return {}
+    return {"leaves": [_describe(leaf) for leaf in leaves], "structure": structure} if _is_plain(structure) else {}
+
+
+def _is_plain(structure: str) -> bool:
+    """Whether a written structure is made of tuples, lists and dicts with plain keys only."""
+    waiting = [json.loads(structure)[1]]
+    while waiting:
+        node = waiting.pop()
+        keys = json.loads(node["context"]) if isinstance(node["context"], str) else node["context"]
+        plain = keys is None or (isinstance(keys, list) and all(isinstance(key, (str, int, type(None))) for key in keys))
+        if node["type"] not in _STRUCTURES or not plain:
+            return False
+        waiting += node["children_spec"]
+    return True
 
 
 def _describe(leaf: Any) -> Any:
@@ -30,7 +50,20 @@ def _describe(leaf: Any) -> Any:
 
 
 def example(description: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs of that description; floats are drawn from a standard normal with a fixed seed."""
+    """Inputs of that description; floats are drawn from a standard normal with a fixed seed.
+
+    **Raises** `PlanError` where the description was not written by `describe`.
+    """
+    try:
+        plain = _is_plain(description["structure"])
+    except (KeyError, TypeError, ValueError, IndexError):
+        plain = False
+    if not plain:
+        raise PlanError(
+            "the plan's example inputs cannot be read",
+            because="they are made of something else than tuples, lists and dicts",
+            attempt="execute(plan, model, trace=capture(model, …))",
+        )
     generator = torch.Generator().manual_seed(0)
 
     def make(leaf: Any) -> Any:

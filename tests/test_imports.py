@@ -22,6 +22,7 @@ ORDER = [
     ["scores", "sizes"],
     ["passes"],
     ["execute"],
+    ["depths"],
     ["destination", "budget"],
     ["subclone", "verify"],
     ["sources", "export", "report"],

@@ -30,7 +30,9 @@ Arg = Annotated[list[str], typer.Option("--arg", metavar="NAME=VALUE", help="an 
 Input = Annotated[list[str], typer.Option("--input", metavar="SPEC", help="an example input: `input_ids=int64[2,11]:0..256`")]
 Checkpoint = Annotated[Path | None, typer.Option(metavar="FILE", help="trained weights for the factory's model")]
 Pickle = Annotated[bool, typer.Option("--allow-pickle", help="read pickled checkpoints, which can run any program")]
-Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run a program that lies in the parent's folder")]
+Remote = Annotated[
+    bool, typer.Option("--trust-remote-code", help="run a program that lies in the folder, or a function that it names")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="show the whole traceback of an error")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
 Seed = Annotated[int, typer.Option(help="of whatever is random")]

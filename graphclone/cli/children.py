@@ -44,14 +44,14 @@ class Record:
             raise SourceError(f"cannot read '{folder / RECORD}'", because=str(error)) from error
 
 
-def load(asked: Asked) -> Parent:
-    """A parent, or a child that `clone` wrote.
+def load(asked: Asked, trusted: str = "") -> Parent:
+    """A parent, or a child that `clone` wrote. `trusted`: a factory that the user has named, so that a child's record may name it too.
 
     **Raises** `SourceError`, `WeightsError`.
     """
     folder = Path(asked.spec).expanduser()
     if (folder / RECORD).is_file():
-        return _child(folder, asked)
+        return _child(folder, asked, trusted)
     return sources.load(
         asked.spec,
         args=sources.assignments(asked.arg),
@@ -62,7 +62,7 @@ def load(asked: Asked) -> Parent:
     )
 
 
-def _child(folder: Path, asked: Asked) -> Parent:
+def _child(folder: Path, asked: Asked, trusted: str) -> Parent:
     if asked.arg or asked.checkpoint is not None:
         raise SourceError(f"'{folder}' takes no --arg and no --checkpoint", because=f"its {RECORD} says how it is built")
     record = Record.load(folder)
@@ -70,6 +70,12 @@ def _child(folder: Path, asked: Asked) -> Parent:
         return load(replace(asked, spec=str(folder / GRAPH)))
     if record.kind == "source":
         return load_written(folder, asked.input, trust_remote_code=asked.trust_remote_code)
+    if sources.is_program(record.parent) and record.parent != trusted and not asked.trust_remote_code:
+        raise SourceError(
+            f"will not call '{record.parent}' to build '{folder}'",
+            because=f"its {RECORD} names this function, and whoever wrote that file may have named any other",
+            attempt="--trust-remote-code, if you trust where the folder comes from",
+        )
     inputs = [*record.input, *asked.input]
     return sources.load(record.parent, args={**record.arg, **record.set}, inputs=inputs, checkpoint=folder / WEIGHTS)
 

@@ -24,7 +24,7 @@ def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int, dyna
     if is_child:
         plan = _plan(model)
         with working(f"loading {model}"):
-            loaded = children.load(Asked(model, [], [], None, asked.allow_pickle, asked.trust_remote_code))
+            loaded = children.load(Asked(model, [], [], None, asked.allow_pickle, asked.trust_remote_code), trusted=asked.spec)
             child = loaded.module
     with working(f"loading {asked.spec}"):
         parent = children.load(asked)

@@ -51,6 +51,11 @@ SOURCES = (
 )
 
 
+def is_program(spec: str) -> bool:
+    """Whether a parent is whatever a function of the user's own returns."""
+    return next(source.module for source in SOURCES if source.matches(spec)) == "factory"
+
+
 def load(
     spec: str,
     *,

@@ -217,18 +217,18 @@ def test_a_factory_gives_weights_and_a_record_of_how_to_build_it_again(run: Run,
     assert done.status == 0, done.err
     assert json.loads((tmp_path / "child" / "child.json").read_text())["set"] == {"width": 24, "depth": 2}
     assert run("verify", "child", "--parent", *EINSUM).status == 0
-    again = run("clone", "child", "--width", "residual=12", "-o", "grandchild")
+    again = run("clone", "child", "--trust-remote-code", "--width", "residual=12", "-o", "grandchild")
     assert again.status == 0, again.err
 
 
 def test_a_grandchild_is_built_by_the_factory_of_its_grandparent(run: Run, tmp_path: Path) -> None:
     run("clone", *EINSUM, "--set", "depth=2", "-o", "child")
-    assert run("clone", "child", "--set", "width=24", "-o", "grandchild").status == 0
+    assert run("clone", "child", "--trust-remote-code", "--set", "width=24", "-o", "grandchild").status == 0
     record = json.loads((tmp_path / "grandchild" / "child.json").read_text())
     assert record["parent"] == "models_zoo.raw:EinsumGPT"
     assert record["arg"] == {"width": 48, "heads": 8, "head_dim": 10, "hidden": 56, "depth": 2}
     assert record["set"] == {"width": 24}
-    assert run("verify", "grandchild", "--parent", "child").status == 0
+    assert run("verify", "grandchild", "--parent", "child", "--trust-remote-code").status == 0
     assert "takes no --arg" in run("inspect", "grandchild", "--arg", "width=2").err
 
 
@@ -240,7 +240,7 @@ def test_what_only_a_trained_parent_has_is_not_asked_of_its_child() -> None:
 
 def test_a_childs_plan_does_not_fit_another_parent(run: Run) -> None:
     run("clone", *EINSUM, "--set", "width=24", "-o", "child")
-    done = run("verify", "child", "--parent", PARENT)
+    done = run("verify", "child", "--parent", PARENT, "--trust-remote-code")
     assert done.status == 2
     assert "PlanError: the plan was made for another model" in done.err
 
@@ -455,3 +455,28 @@ def test_a_folder_without_a_plan_is_no_child(run: Run) -> None:
     done = run("verify", PARENT, "--parent", PARENT)
     assert done.status == 2
     assert "there is no plan.json in it" in done.err
+
+
+def test_a_folder_cannot_have_functions_called_that_nobody_trusted(run: Run, tmp_path: Path) -> None:
+    assert run("clone", *EINSUM, "--set", "width=24", "-o", "child").status == 0
+    record = json.loads((tmp_path / "child" / "child.json").read_text())
+    record |= {"parent": "subprocess:getoutput", "arg": {"cmd": f"touch {tmp_path / 'ran'}"}, "set": {}}
+    (tmp_path / "child" / "child.json").write_text(json.dumps(record))
+    for words in (["inspect", "child"], ["verify", "child", "--parent", *EINSUM], ["export", "child", "--onnx", "a.onnx"]):
+        done = run(*words)
+        assert done.status == 2
+        assert "will not call 'subprocess:getoutput'" in done.err
+        assert "--trust-remote-code" in done.err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_inputs_of_a_plan_import_nothing(run: Run, tmp_path: Path) -> None:
+    assert run("clone", LLAMA, *HALF, "--graph", "-o", "child").status == 0
+    plan = json.loads((tmp_path / "child" / "plan.json").read_text())
+    evil = {"type": "collections.defaultdict", "children_spec": []}
+    evil["context"] = json.dumps({"default_factory_module": "antigravity", "default_factory_name": "a", "dict_context": []})
+    plan["inputs"]["structure"] = json.dumps([1, evil])
+    (tmp_path / "child" / "plan.json").write_text(json.dumps(plan))
+    done = run("inspect", "child")
+    assert done.status == 2
+    assert "example inputs cannot be read" in done.err

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,3 +129,33 @@ class TestExportedProgram:
             "  try      --allow-pickle if you trust where it comes from"
         )
         assert not (tmp_path / "it ran").exists()
+
+    def test_a_formula_in_it_is_arithmetic_or_refused(self, tmp_path: Path) -> None:
+        """torch evaluates the text of its open sizes."""
+        import zipfile
+
+        net, open_sizes = nn.Linear(3, 4).eval(), ({0: torch.export.Dim.AUTO},)
+        program = torch.export.export(net, (torch.ones(2, 3),), dynamic_shapes=open_sizes, strict=False)
+        torch.export.save(program, tmp_path / "net.pt2")
+        assert load(str(tmp_path / "net.pt2")).module(torch.ones(5, 3)).shape == (5, 4)
+        with zipfile.ZipFile(tmp_path / "net.pt2") as old, zipfile.ZipFile(tmp_path / "evil.pt2", "w") as new:
+            for name in old.namelist():
+                data = old.read(name)
+                if name.endswith("model.json"):
+                    spoilt = json.loads(data)
+                    formulas = [each for each in nested(spoilt) if "expr_str" in each]
+                    formulas[0]["expr_str"] = f"__import__('pathlib').Path({str(tmp_path / 'ran')!r}).touch() or s0"
+                    data = json.dumps(spoilt).encode()
+                new.writestr(name, data)
+        told = self.message(tmp_path / "evil.pt2")
+        assert told.startswith("refused to read '/evil.pt2'\n  because  a size in it is written as \"__import__(")
+        assert not (tmp_path / "ran").exists()
+
+
+def nested(data: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(data, dict):
+        yield data
+        data = list(data.values())
+    if isinstance(data, list):
+        for each in data:
+            yield from nested(each)

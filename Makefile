@@ -40,7 +40,7 @@ demo: $(VENV)/demo-ready
 	@$(VENV)/bin/graphclone demo --overwrite
 
 test: lint
-	$(IN) pytest
+	$(IN) pytest -n auto --dist worksteal
 
 lint: $(VENV)/test-ready
 	$(IN) ruff format --check .

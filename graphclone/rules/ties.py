@@ -86,7 +86,7 @@ def _carriers(node: fx.Node, factors: list[Factor], facts: Facts) -> list[fx.Nod
         )
     if mixing(node.target):
         return sources if generic(node, facts) else list(node.args[2:3]) if name == "linear" else []  # type: ignore[arg-type]
-    if name in _NORMS or name in _PICKS:
+    if name in _NORMS:
         return sources if generic(node, facts) else []
     if name in _BEST:  # of other positions the best are others
         return sources[:1] if not set(factors) & _ranked(node, facts) else []
@@ -135,7 +135,7 @@ def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
         yield sources[0]
     elif name in _PICKS:
         values = [each for each in sources if _real(each)]
-        yield from values if len(values) == 2 else ()
+        yield from values if len(values) == 2 and not any(map(_bare, values)) else ()
     elif name in _BEST:
         yield sources[0]
     elif name == "scaled_dot_product_attention":
@@ -150,6 +150,13 @@ def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
         return
     elif _passes(node) or (name in _KEEPING and not (name in _PRODUCTS and 0 in node.args) and not _degenerate(node, facts)):
         yield from sources
+
+
+def _bare(node: fx.Node) -> bool:
+    """Whether a value is a tensor as it is given: a buffer may be filled with one number, which does not matter to a sum."""
+    while node.op == "call_function" and _passes(node):
+        node = node.all_input_nodes[0]
+    return node.op != "call_function"
 
 
 def _read(node: fx.Node) -> list[fx.Node]:

@@ -131,6 +131,16 @@ def what_was_scattered_meets_its_source(x: Tensor, w: Tensor, table: Tensor) -> 
     return table[(mixed / score).topk(2, -1).indices].sum(1)
 
 
+@counterexample("x 13 5", "y 13 1", "table 5 2")
+def one_of_the_picked_is_the_same_everywhere(x: Tensor, y: Tensor, table: Tensor) -> Tensor:
+    return table[torch.where(x < 0.3, y.abs() + 3, x).topk(2, -1).indices].sum(1)
+
+
+@counterexample("x 13 5", "table 5 2")
+def what_is_picked_may_come_twice(x: Tensor, table: Tensor) -> Tensor:
+    return table[torch.where(x < x.mean(), x.flip(-1), x).argmax(-1)] + table[torch.where(x < 0, x.flip(-1), x).argmin(-1)]
+
+
 @counterexample("x 13 3", "w 5 3", "table 5 2")
 def the_best_meets_its_source(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
     score = F.linear(x, w)

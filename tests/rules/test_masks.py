@@ -53,6 +53,25 @@ def test_they_are_frozen_where_the_masked_ones_could_win(model: nn.Module) -> No
     assert gc.verify(model.eval(), (TOKENS,)).passed
 
 
+class Floored(Routed):
+    """What is not picked comes from a buffer, all of whose values are alike."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
+        self.register_buffer("floor", torch.full((3, 7, 12), 0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.gate(x)
+        index = torch.where(scores > 0.3, scores, self.floor).topk(6, -1).indices
+        weights = torch.zeros_like(scores).scatter(-1, index, scores.gather(-1, index))
+        return torch.einsum("bte,bteu,eud->btd", weights, torch.einsum("btd,edu->bteu", x, self.up).relu(), self.down)
+
+
+def test_a_buffer_may_be_all_alike() -> None:
+    assert free(Floored()) == {}
+    assert gc.verify(Floored().eval(), (TOKENS,)).passed
+
+
 def test_a_child_has_as_many_in_each_group_as_are_chosen() -> None:
     model = Routed(4).eval()
     layout = gc.analyze(gc.capture(model, (TOKENS,)))

@@ -111,7 +111,6 @@ def as_numbers(w: World, i: Tensor) -> Tensor:
         lambda: i.double() * w.parameter(i.shape[-1]),
         lambda: torch.outer(i.double(), w.parameter(w.size())).sin(),
         lambda: F.one_hot(i, w.bound(i)).double(),
-        lambda: F.one_hot(i).double(),
         lambda: F.one_hot(i, w.bound(i)).sum(-2).double(),
         lambda: F.one_hot(i, w.bound(i) + 1).double(),
         lambda: i.double().mean(-1),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import transformers
@@ -38,7 +40,7 @@ def save_hf(child: transformers.PreTrainedModel, parent_folder: Path | None, out
     try:
         if use_cache is not None:
             child.config.use_cache = stored.get("use_cache", type(child.config)().use_cache)
-        with quiet():
+        with quiet(), _nothing_ignored(child):
             child.save_pretrained(output)
     except (ValueError, RuntimeError, OSError) as error:
         raise OutputError(f"cannot write '{output}'", because=f"transformers says: {error}") from error
@@ -52,6 +54,16 @@ def save_hf(child: transformers.PreTrainedModel, parent_folder: Path | None, out
                 shutil.copyfile(path, output / path.name)
     (output / "README.md").write_text(model_card(child, parent_folder, plan), encoding="utf-8")
     plan.save(output / "plan.json")
+
+
+@contextlib.contextmanager
+def _nothing_ignored(child: transformers.PreTrainedModel) -> Iterator[None]:
+    """Tables that a class works out again when it is loaded (sinusoids) are units of the parent's in a clone: they are written too."""
+    child._keys_to_ignore_on_save = None
+    try:
+        yield
+    finally:
+        del child._keys_to_ignore_on_save
 
 
 def _stored(folder: Path | None) -> dict[str, object]:

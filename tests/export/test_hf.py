@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MarianConfig, MarianMTModel
 
 from graphclone.errors import OutputError
 from graphclone.export.hf import save_hf
@@ -104,3 +104,23 @@ def test_the_card_says_what_the_child_is_made_of_and_under_which_terms(parent_fo
     assert hashlib.sha256((parent_folder / "model.safetensors").read_bytes()).hexdigest() in card
     assert "transformer.h: blocks 0\nresidual: 48 → 2" in card
     assert str(tmp_path) not in card
+
+
+def test_tables_that_the_class_would_work_out_again_are_the_childs_own(tmp_path: Path) -> None:
+    """Sinusoids of half the width are others than half of the parent's."""
+    sides = {
+        f"{side}_{key}": value
+        for side in ("encoder", "decoder")
+        for key, value in dict(layers=1, attention_heads=2, ffn_dim=16).items()
+    }
+    config = MarianConfig(
+        vocab_size=31, d_model=16, max_position_embeddings=20, pad_token_id=0, decoder_start_token_id=0, **sides
+    )
+    child = MarianMTModel(config).eval()
+    with torch.no_grad():
+        child.model.encoder.embed_positions.weight.add_(1.0)
+    save_hf(child, None, tmp_path, PLAN)
+    again, told = MarianMTModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(told.values())
+    assert torch.equal(again.model.encoder.embed_positions.weight, child.model.encoder.embed_positions.weight)
+    assert child._keys_to_ignore_on_save, "the class is as it was"

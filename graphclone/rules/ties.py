@@ -2,7 +2,7 @@
 
 Weights and inputs are *generic*: no two of their values are equal, none is zero. Arithmetic, norms, linear maps and smooth functions
 keep that. What rounds, compares, clamps, masks or fills does not, nor does a combination of a value with what was picked out of it: values
-that were chosen among others are generic as long as nothing else is added to them. A
+that were chosen among others are generic until they meet what they were chosen from. A
 generic value *differs* along an axis if it can be followed to a weight or an input that runs along this axis once.
 """
 

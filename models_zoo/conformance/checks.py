@@ -86,7 +86,7 @@ def examine(name: str, onnx: bool = False, children: Path | None = None) -> Row:
     for column, depth in (("shallower", 0.5), ("deeper", 2.0)):
         _ran(row, column, lambda depth=depth: _at_depth(layout, model, trace, inputs, expected, depth))  # type: ignore[misc]
     folder = folder_of(children, name) if children is not None else None
-    _filled(row, tiny, lambda sizes, smaller: _destination(model, smaller, layout, inputs, sizes, folder))
+    _filled(row, tiny, lambda sizes, smaller: destination(model, smaller, layout, inputs, sizes, folder))
     if onnx:
         _ran(row, "onnx", lambda: _onnx(layout, model, trace, inputs))
     return row
@@ -251,7 +251,7 @@ def _at_depth(
     return None
 
 
-def _destination(model: nn.Module, child: nn.Module, layout: Layout, inputs: Inputs, sizes: str, folder: Path | None) -> Verdict:
+def destination(model: nn.Module, child: nn.Module, layout: Layout, inputs: Inputs, sizes: str, folder: Path | None) -> Verdict:
     theirs = gc.analyze(gc.capture(child, *inputs), like=layout.blocks)
     made = gc.plan(layout, destination=theirs)
     filled = fill(made, layout.trace.state.__getitem__, child)
@@ -260,7 +260,7 @@ def _destination(model: nn.Module, child: nn.Module, layout: Layout, inputs: Inp
         raise DestinationError(
             f"the smaller instance has {len(filled.fresh)} parameters that the parent has not, and computes with them: {filled.fresh[0]} …"
         )
-    if folder is not None and verdict.passed:
+    if folder is not None:  # one that differs too: the round trip is to show it
         keep(folder, sizes, child, made, inputs, outputs(rewritten(made, model, child, layout.trace), inputs))
     return verdict
 

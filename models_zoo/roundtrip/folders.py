@@ -1,4 +1,7 @@
-"""What the two processes hand each other: a child's folder, and beside it what it was asked and what it should answer."""
+"""What the two processes hand each other: a child's folder, and beside it what it was asked and what it should answer.
+
+The one that reads may not import graphclone, so that what `graphclone.verify` has for this is here once more.
+"""
 
 from __future__ import annotations
 

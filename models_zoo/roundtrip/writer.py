@@ -10,16 +10,10 @@ import torch
 from torch import nn
 
 import graphclone as gc
-from graphclone.execute import fill
-from graphclone.layout import Layout
-from graphclone.verify import Inputs, rewritten
 from models_zoo import field as zoo
-from models_zoo.conformance.checks import reason
+from models_zoo.conformance.checks import destination, reason
 from models_zoo.entry import Tiny
-from models_zoo.roundtrip.folders import ASKED, answers, difference, folder_of
-from models_zoo.roundtrip.kept import keep
-
-APART = 1e-4
+from models_zoo.roundtrip.folders import ASKED, folder_of
 
 
 @dataclass(frozen=True)
@@ -37,14 +31,13 @@ def written(name: str, root: Path) -> Written:
     try:
         tiny = zoo.find(name)
         model, inputs = tiny.build(), tiny.inputs()
-        trace = gc.capture(model, *inputs)
-        layout = gc.analyze(trace)
+        layout = gc.analyze(gc.capture(model, *inputs))
     except Exception as error:  # CONFORMANCE.md has these
         return Written(None, {"parent": reason(error)})
     refused: dict[str, str] = {}
     for sizes, build in _ladder(tiny):
         try:
-            _write(folder_of(root, name), sizes, model, layout, build(), inputs)
+            destination(model, build(), layout, inputs, sizes, folder_of(root, name))
         except Exception as error:
             refused[sizes] = reason(error)
         else:
@@ -56,12 +49,3 @@ def _ladder(tiny: Tiny) -> Iterator[tuple[str, Callable[[], nn.Module]]]:
     yield from tiny.destinations()
     if tiny.again is not None:
         yield "its own sizes", tiny.again
-
-
-def _write(folder: Path, sizes: str, parent: nn.Module, layout: Layout, child: nn.Module, inputs: Inputs) -> None:
-    plan = gc.plan(layout, destination=gc.analyze(gc.capture(child, *inputs), like=layout.blocks))
-    filled = fill(plan, layout.trace.state.__getitem__, child)
-    expected = answers(rewritten(plan, parent, child, layout.trace), inputs)
-    if filled.fresh and difference(expected, answers(child, inputs)) > APART:
-        raise ValueError(f"it computes with what the parent has not: {', '.join(filled.fresh[:3])}")
-    keep(folder, sizes, child, plan, inputs, expected)

@@ -80,14 +80,14 @@ def ask(names: list[str], asked: argparse.Namespace, rows: Rows, save: Any) -> N
             save(rows, False)
 
 
-def warm_up() -> None:
-    """Import and compile, once and before the forks, what every one of them would."""
+def warm_up(onnx: bool) -> None:
+    """Import and compile, once and before the forks, what every one of them would; the exporter's own start is half a minute."""
     import timm  # noqa: F401
     import transformers
 
     transformers.logging.set_verbosity_error()
     for name in ("odd/lambdas", "hf/llama/LlamaForCausalLM"):
-        examine(name)
+        examine(name, onnx)
     gc.collect()
     gc.freeze()  # so that the forks share it
 
@@ -96,7 +96,7 @@ def main() -> int:
     asked = arguments()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    warm_up()
+    warm_up(onnx=asked.onnx != "none")
     names = list(SAMPLE) if asked.sample else zoo.names(asked.every_head)
     names = [name for name in names if not asked.only or re.search(asked.only, name)]
     if not names:

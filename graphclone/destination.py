@@ -76,11 +76,24 @@ def _plan_of(parent: Layout, child: Layout, stacks: Chosen, scores: Scores, scal
     if not graphs and not loose:
         raise DestinationError(f"the destination's graph differs from the parent's{apart}")
     try:
+        if graphs:
+            _same_results(parent, child)
         return _sized(parent, child, stacks, plan, graphs, apart, scores, scale)
     except (DestinationError, SizeError) as error:
         if graphs:
             raise _Unfit(error) from error
         raise
+
+
+def _same_results(parent: Layout, child: Layout) -> None:
+    """**Raises** `DestinationError` where a model that returns a state of each block would return fewer of them."""
+    ours, theirs = (len(next(reversed(each.trace.graph.nodes)).args[0]) for each in (parent, child))
+    if ours != theirs:
+        raise DestinationError(
+            f"the destination returns {theirs} tensors, the parent {ours}",
+            because="both compute the same way, so these are states of blocks, and the destination has not all of them",
+            attempt="a model that returns no states of its blocks, or the parent's own depth",
+        )
 
 
 def _sized(

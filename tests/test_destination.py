@@ -364,3 +364,12 @@ def test_where_stacks_are_others_names_say_how_deep_and_the_graphs_confirm_it(na
     child, report = gc.subclone(parent, destinations[sizes](), *inputs)
     assert not set(report.filled.fresh) & set(trace.parameters), "only what the outputs do not depend on is left"
     assert two_roads(report.plan, parent, child, inputs, trace).passed
+
+
+def test_graphs_that_return_other_numbers_of_states_are_not_the_same() -> None:
+    """A vision encoder that returns what its global blocks make: a shallower one has fewer of them, so that names have to tell."""
+    tiny = field.find("hf/sam_hq_vision_model/SamHQVisionModel")
+    _, build = next(iter(tiny.destinations()))
+    args, kwargs = tiny.inputs()
+    _, report = gc.subclone(tiny.build(), build(), args, kwargs)
+    assert any("tensors were matched by name" in remark for remark in report.plan.remarks)

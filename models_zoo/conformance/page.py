@@ -28,14 +28,13 @@ example inputs do not reach.
 """
 
 
-def page(rows: Rows, seconds: float, total: int, remark: str = "") -> str:
+def page(rows: Rows, seconds: float, total: int) -> str:
     packages = ("torch", "transformers", "timm", "torchvision", "onnxruntime")
     versions = ", ".join(f"{each} {importlib.metadata.version(each)}" for each in packages if _installed(each))
     parts = [INTRODUCTION.format(minutes=seconds / 60, versions=versions)]
     parts += [f"**Interrupted: {len(rows)} of {total} models so far.** The same command goes on from here.\n"] * (
         len(rows) < total
     )
-    parts += [f"**Read this first.** {remark}\n"] * bool(remark)
     parts.append(_totals(rows))
     sources = dict.fromkeys(name.partition("/")[0] for name in rows)
     parts += [_table(each, {name: row for name, row in rows.items() if name.startswith(f"{each}/")}) for each in sources]

@@ -12,14 +12,15 @@ from graphclone.blocks import Block, Stack
 from graphclone.errors import DestinationError
 from graphclone.layout import Layout
 from graphclone.passes import middle
-from graphclone.passes.drop_blocks import alike
+from graphclone.passes.drop_blocks import alike, check_worth, dearest
 from graphclone.rules import identity, name_of
+from graphclone.scores.scores import Scores
 
 Chosen = Mapping[str, tuple[int, ...]]  # for each stack, the parent's block of each block of the child
 _MOST = 24  # ways to choose blocks that are tried
 
 
-def by_blocks(parent: Layout, child: Layout) -> Chosen:
+def by_blocks(parent: Layout, child: Layout, scores: Scores | None = None) -> Chosen:
     """The blocks of the destination's own stacks, each beside one of its kind in the parent.
 
     **Raises** `DestinationError` where the destination has other stacks, or blocks of other kinds.
@@ -36,14 +37,20 @@ def by_blocks(parent: Layout, child: Layout) -> Chosen:
             raise DestinationError(
                 f"the blocks of the destination's '{theirs.name}' are not like those of the parent's '{ours.name}'"
             )
-        wanted = middle(len(ours), len(theirs))
-        kinds = [block.kind for block in ours.blocks]
-        stacks[ours.name] = tuple(
-            alike(kinds, [block.kind for block in theirs.blocks], wanted) if len(set(kinds)) > 1 else wanted
-        )
+        stacks[ours.name] = tuple(_chosen(ours, theirs, scores.blocks.get(ours.name) if scores else None))
         for block, index in zip(theirs.blocks, stacks[ours.name], strict=True):
             _same_ops(ours.blocks[index], block)
     return stacks
+
+
+def _chosen(ours: Stack, theirs: Stack, worth: Sequence[float] | None) -> Sequence[int]:
+    """The blocks that are worth most, or by default all but the middle ones; each of its kind."""
+    kinds, needed = ([block.kind for block in stack.blocks] for stack in (ours, theirs))
+    if worth is not None and len(theirs) < len(ours):
+        check_worth(ours, worth)
+        return dearest(kinds, needed if len(set(kinds)) > 1 else [kinds[0]] * len(theirs), worth)
+    wanted = middle(len(ours), len(theirs))
+    return alike(kinds, needed, wanted) if len(set(kinds)) > 1 else wanted
 
 
 def _same_ops(ours: Block, theirs: Block) -> None:

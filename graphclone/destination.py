@@ -42,7 +42,7 @@ def plan_for(parent: Layout, child: Layout, scores: Scores | None = None, scale:
     """
     aligned: list[GraphcloneError] = []  # what hinders where the graphs are the same says more than that others differ
     others: list[GraphcloneError] = []
-    for choose, loose in _ways(parent, child):
+    for choose, loose in _ways(parent, child, scores):
         try:
             return _plan_of(parent, child, choose(), scores or Scores(), scale, loose)
         except _Unfit as error:
@@ -60,9 +60,9 @@ class _Unfit(Exception):
         self.why = why
 
 
-def _ways(parent: Layout, child: Layout) -> Iterator[tuple[Callable[[], Chosen], bool]]:
+def _ways(parent: Layout, child: Layout, scores: Scores | None) -> Iterator[tuple[Callable[[], Chosen], bool]]:
     """Choices of blocks; at last, where none makes the parent's graph the destination's, blocks whose tensors names have to tell."""
-    choose = functools.partial(by_blocks, parent, child)
+    choose = functools.partial(by_blocks, parent, child, scores)
     yield choose, False
     for chosen in by_names(parent, _renamed(parent, child).values()):
         yield functools.partial(dict, chosen), False

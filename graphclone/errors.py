@@ -21,6 +21,7 @@ class GraphcloneError(Exception):
     """The family. `because` and `attempt` become indented lines below the message."""
 
     def __init__(self, what: str, *, because: str = "", attempt: str = "") -> None:
+        self.because = because
         lines = [what]
         lines += [f"  because  {because}"] if because else []
         lines += [f"  try      {attempt}"] if attempt else []

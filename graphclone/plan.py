@@ -41,6 +41,8 @@ class Plan:
     - `aliases`: further names of the child's tensors (ties);
     - `literals`: arguments in the graph that a destination has otherwise, such as numbers that it computes from its own sizes:
       node → argument → value;
+    - `fitted`: tensors of the child whose values are computed from data, and no selection of the parent's (see `graphclone.recipe`);
+    - `rotated`: residual streams whose units are no selection of the parent's but its first principal axes;
     - `inputs`: the example inputs that the parent was traced with (see `graphclone.inputs`), so that it can be traced again;
     - `remarks`: what a reader should know.
     """
@@ -51,6 +53,8 @@ class Plan:
     tensors: Mapping[str, Piece] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     literals: Mapping[str, Mapping[str, Literal]] = field(default_factory=dict)
+    fitted: tuple[str, ...] = ()
+    rotated: tuple[str, ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
@@ -97,4 +101,5 @@ class Plan:
         lines = [f"{name}: blocks {', '.join(map(str, blocks))}" for name, blocks in self.stacks.items()]
         lines += [f"{name}: {self.sizes[name]} → {len(kept)}" for name, kept in self.keep.items()]
         lines += [f"{len(self.tensors)} tensors, {sum(p.scale != 1 for p in self.tensors.values())} of them scaled"]
+        lines += [f"{len(self.fitted)} tensors fitted on data"] * bool(self.fitted)
         return "\n".join([*lines, *(f"note: {remark}" for remark in self.remarks)])

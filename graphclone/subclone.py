@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from graphclone.calibration import Calibration
 from graphclone.capture import capture
 from graphclone.destination import plan_for
 from graphclone.errors import WeightsError
@@ -16,7 +17,8 @@ from graphclone.execute.destination import Filled
 from graphclone.layout import Layout, analyze
 from graphclone.passes import DropBlocks, Scale, Shrink, whole
 from graphclone.plan import Plan
-from graphclone.scores import Scores, score_activations, score_weights
+from graphclone.recipe import Beginning, Recipe, begin, recipe_named
+from graphclone.scores import Scores, score_weights
 from graphclone.verify import parity
 
 M = TypeVar("M", bound=nn.Module)
@@ -24,10 +26,14 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Report:
-    """What `subclone` did: the `plan`, and what came from where (`filled`). Printed, it is both."""
+    """What `subclone` did: the `plan`, and what came from where (`filled`). Printed, it is both.
+
+    `axes`: of rotated streams, see `graphclone.recipe.Beginning`.
+    """
 
     plan: Plan
     filled: Filled
+    axes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.plan}\n{self.filled}"
@@ -57,8 +63,9 @@ def plan(
     if destination is not None:
         return plan_for(layout, destination, scores, scale)
     made = whole(layout)
-    made = DropBlocks(depth)(made, layout) if depth is not None else made
-    made = Shrink(width or {}, scores or Scores())(made, layout)
+    scores = scores or Scores()
+    made = DropBlocks(depth, scores=scores)(made, layout) if depth is not None else made
+    made = Shrink(width or {}, scores)(made, layout)
     return Scale()(made, layout) if scale else made
 
 
@@ -71,6 +78,7 @@ def subclone(
     data: Iterable[Any] | None = None,
     scores: Scores | None = None,
     scale: bool = True,
+    recipe: str | Recipe = "paper",
 ) -> tuple[M, Report]:
     """Initialise `destination` from `parent` (weight subcloning, arXiv 2312.09299).
 
@@ -80,28 +88,34 @@ def subclone(
     - `args`, `kwargs`: example inputs, as both models take them;
     - `data`: calibration batches, each a mapping of keyword arguments, a tuple of positional ones, or a tensor. Without them units are
       ranked by the norm of their weights;
-    - `scores`: ready-made scores instead.
+    - `scores`: ready-made scores instead;
+    - `recipe`: how the child begins, by name or as a `graphclone.recipe.Recipe`: `paper`, or `full`, which rotates the residual stream
+      and fits what was cut in closed form, and needs data.
 
     **Returns** the destination itself, filled, and a report of what came from where (with the plan).
 
-    **Raises** `CaptureError`, `DestinationError`, `WeightsError`.
+    **Raises** `CaptureError`, `DestinationError`, `WeightsError`, `UnknownNameError`.
     """
+    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
     check_finite(parent)
     child: Any = destination if isinstance(destination, nn.Module) else destination()
     trace = capture(parent, args, kwargs)
     layout = analyze(trace)
-    if scores is None:
-        scores = score_activations(parent, data) if data is not None else score_weights(layout)
     modes = {module: module.training for module in child.modules()}
     try:  # in the parent's mode: dropout and batch statistics are no difference between the two
         target = capture(child.train(parent.training), args, kwargs)
     finally:
         for module, mode in modes.items():
             module.training = mode
-    made = plan_for(layout, analyze(target, like=layout.blocks), scores, scale)
+    goal = analyze(target, like=layout.blocks)
+    if scores is None and data is not None:
+        begun = begin(layout, Calibration.of(parent, data), recipe, lambda ours, found: plan_for(ours, goal, found, scale))
+    else:
+        begun = Beginning(plan_for(layout, goal, scores or score_weights(layout), scale))
+    made = begun.plan
     if told := parity(parent, trace, (args, dict(kwargs or {}))):
         made = made.remark(told)
-    return child, Report(made, fill(made, trace.state.__getitem__, child))
+    return child, Report(made, fill(made, trace.state.__getitem__, child, begun.fitted), begun.axes)
 
 
 def check_finite(model: nn.Module) -> None:

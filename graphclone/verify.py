@@ -334,8 +334,8 @@ def two_roads(plan: Plan, parent: nn.Module, child: nn.Module, inputs: Inputs, t
 
 def rewritten(plan: Plan, parent: nn.Module, child: nn.Module, trace: Trace | None = None) -> Child:
     """The graph of the plan that filled `child`. Tensors that the child works out by itself (it would do so again on loading) are the
-    graph's as well."""
-    graph = execute(plan, parent, trace=trace)
+    graph's as well, and so are those that were fitted on data, which no plan has."""
+    graph = execute(plan, parent, trace=trace, fitted=fitted_in(plan, child))
     saved = child.state_dict().keys()
     for name, buffer in graph.named_buffers():
         own = held(child, name) if name not in saved else None
@@ -344,9 +344,15 @@ def rewritten(plan: Plan, parent: nn.Module, child: nn.Module, trace: Trace | No
     return graph.train(child.training)
 
 
+def fitted_in(plan: Plan, child: nn.Module) -> dict[str, Tensor]:
+    """The values of a plan's fitted tensors, from the child that has them."""
+    found = {name: held(child, name) for name in plan.fitted}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
 def refilled(plan: Plan, child: nn.Module, trace: Trace) -> Verdict:
     """Whether a child whose graph is another one than its parent's holds what its plan makes of the parent's tensors."""
     again = copy.deepcopy(child)
-    filled = fill(plan, trace.state.__getitem__, again)
+    filled = fill(plan, trace.state.__getitem__, again, fitted_in(plan, child))
     ours, theirs = again.state_dict(), child.state_dict()
     return _verdict("refilled", list(ours.values()), list(theirs.values()), f"{len(filled.filled)} tensors", 0.0)

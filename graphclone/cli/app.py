@@ -100,6 +100,12 @@ def clone(
         typer.Option(metavar="FILE", help="calibration data: safetensors, one tensor per input, examples along dim 0"),
     ] = None,
     batch: Annotated[int, typer.Option(help="examples per calibration batch")] = 8,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="how the child begins: paper, or full (with --data): rotated, and fitted in closed form"
+        ),
+    ] = "paper",
     no_scale: Annotated[bool, typer.Option("--no-scale", help="leave weights as they are, instead of × sqrt(d / d′)")] = False,
     dynamic: Annotated[
         bool,
@@ -147,8 +153,64 @@ def clone(
             like,
             params,
             pt2,
+            recipe,
         )
         run(asked, wanted)
+
+
+@app.command()
+def race(
+    parent: Source,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="the folder to write", show_default=False)],
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="what is learnt from: safetensors, one tensor per input (labels too), examples along dim 0",
+            show_default=False,
+        ),
+    ],
+    held_out: Annotated[
+        Path | None,
+        typer.Option("--held-out", metavar="FILE", help="what the loss is measured on; else the last eighth of --data"),
+    ] = None,
+    arm: Annotated[list[str], typer.Option(metavar="NAME", help="random, paper, full; all by default")] = [],  # noqa: B006
+    set: Annotated[
+        list[str],
+        typer.Option("--set", metavar="NAME=VALUE", help="a field of the child's config, or an argument of its factory"),
+    ] = [],  # noqa: B006
+    width: Annotated[
+        list[str], typer.Option(metavar="FACTOR=N", help="units to keep, or a share: `residual=96`, `*.mlp.hidden=0.5`")
+    ] = [],  # noqa: B006
+    depth: Annotated[list[str], typer.Option(metavar="N", help="blocks to keep of each stack, a share, or `STACK=N`")] = [],  # noqa: B006
+    like: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="all sizes as another model has them: its folder or its config.json")
+    ] = None,
+    params: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="about so many parameters, with balanced sizes: `60M`, `1.2B`")
+    ] = None,
+    lr: Annotated[list[float], typer.Option(metavar="RATE", help="peak learning rates; each arm is judged at its best one")] = [],  # noqa: B006
+    decay: Annotated[float, typer.Option(metavar="RATE", help="weight decay")] = 0.1,
+    steps: Annotated[int, typer.Option(metavar="N", help="training steps of each run")] = 200,
+    batch: Annotated[int, typer.Option(metavar="N", help="examples per batch")] = 16,
+    calibration: Annotated[int, typer.Option(metavar="N", help="batches that children are made on")] = 8,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    arg: Arg = [],  # noqa: B006
+    input: Input = [],  # noqa: B006
+    checkpoint: Checkpoint = None,
+    allow_pickle: Pickle = False,
+    trust_remote_code: Remote = False,
+    debug: Debug = False,
+) -> None:
+    """Train children of one size side by side, begun in several ways: which way is best for this parent and this data."""
+    with reporting(debug):
+        from graphclone.cli.race import ARMS, Course, run
+        from graphclone.cli.wanted import Wanted
+
+        asked = Asked(parent, arg, input, checkpoint, allow_pickle, trust_remote_code)
+        wanted = Wanted(output, set, width, depth, None, data, batch, True, False, overwrite, seed, False, False, like, params)
+        run(asked, wanted, Course(arm or list(ARMS), lr or [5e-4, 1e-3, 2e-3], decay, steps, held_out, calibration))
 
 
 @app.command()

@@ -15,7 +15,13 @@ from graphclone.errors import SourceError
 from graphclone.sources import Parent
 from graphclone.sources.source_folder import load_written
 
-GRAPH, WEIGHTS, PLAN, RECORD = "child.pt2", "model.safetensors", "plan.json", "child.json"
+GRAPH, WEIGHTS, PLAN, AXES, RECORD = (
+    "child.pt2",
+    "model.safetensors",
+    "plan.json",
+    "axes.safetensors",
+    "child.json",
+)
 
 
 @dataclass(frozen=True)

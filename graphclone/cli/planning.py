@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 import graphclone as gc
 from graphclone import sources
@@ -20,6 +21,8 @@ from graphclone.destination import plan_for
 from graphclone.errors import CaptureError, DestinationError
 from graphclone.layout import Layout, analyze
 from graphclone.plan import Plan
+from graphclone.recipe import PAPER, Beginning, begin, recipe_named
+from graphclone.scores import Scores
 from graphclone.sources import Parent
 from graphclone.verify import parity
 
@@ -27,7 +30,9 @@ from graphclone.verify import parity
 @dataclass(frozen=True)
 class Job:
     """A plan and what it was made of. `child` is the destination, where the parent's class was built in other sizes, `overrides` by which
-    settings. `options`: the sizes that a number of parameters leaves open, the chosen ones first."""
+    settings. `options`: the sizes that a number of parameters leaves open, the chosen ones first; `begun`: how the child begins, where
+    that is not by selection alone.
+    """
 
     asked: Asked
     parent: Parent
@@ -36,20 +41,29 @@ class Job:
     overrides: dict[str, object]
     child: nn.Module | None
     options: tuple[Option, ...] = ()
+    begun: Beginning | None = None
+
+    @property
+    def fitted(self) -> Mapping[str, Tensor]:
+        return self.begun.fitted if self.begun else {}
 
 
-def planned(asked: Asked, wanted: Wanted) -> Job:
-    """**Raises** any of `GraphcloneError`: this is where most of what can be wrong is found."""
+def planned(asked: Asked, wanted: Wanted, inputs: Mapping[str, Tensor] | None = None) -> Job:
+    """`inputs`: to capture the parent with, in place of those that its source finds.
+
+    **Raises** any of `GraphcloneError`: this is where most of what can be wrong is found."""
     overrides = sources.assignments(wanted.set)
     budget: list[Option] = []
     with working(f"loading {asked.spec}"):
         parent = children.load(asked)
+        if inputs is not None and parent.program is None:
+            parent = replace(parent, args=(), kwargs=dict(inputs))
         child = _asked_for(parent, overrides, wanted)
     with working("capturing and analysing"):
         layout = analyze(capture(parent.program or parent.module, parent.args, parent.kwargs, dynamic=wanted.dynamic))
         target = _destination(child, parent, layout) if child is not None else None
     with working("ranking units"):
-        scores = ranked(asked, wanted, parent, layout)
+        scores, calibration = ranked(asked, wanted, parent, layout)
     if target is not None:
         plan = plan_for(layout, target, scores, wanted.scale)
     else:
@@ -63,9 +77,30 @@ def planned(asked: Asked, wanted: Wanted) -> Job:
                 plan = plan.remark(f"the child is a rewritten graph: {found}")
             else:
                 plan, overrides, child = found.plan, found.settings, found.child
+    begun = None
+    if calibration is not None and (recipe := recipe_named(wanted.recipe)) != PAPER:
+        with working("rotating and refitting"):
+            goal = target if target is not None else _destination(child, parent, layout) if child is not None else None
+            begun = begin(layout, calibration, recipe, lambda ours, found: _replanned(ours, found, goal, plan, wanted))
+        plan = _remarked(begun.plan, plan)
     if parent.program is None and (told := parity(parent.module, layout.trace, (parent.args, dict(parent.kwargs)))):
         plan = plan.remark(told)
-    return Job(asked, parent, layout, plan, overrides, child, tuple(budget))
+    return Job(asked, parent, layout, plan, overrides, child, tuple(budget), begun)
+
+
+def _replanned(layout: Layout, scores: Scores, goal: Layout | None, plan: Plan, wanted: Wanted) -> Plan:
+    """A plan of the same sizes, by other scores: into the destination, or with the widths and depths of a plan that there is."""
+    if goal is not None:
+        return plan_for(layout, goal, scores, wanted.scale)
+    width = {name: len(kept) for name, kept in plan.keep.items()}
+    depth = {name: len(blocks) for name, blocks in plan.stacks.items()}
+    return gc.plan(layout, width=width, depth=depth, scores=scores, scale=wanted.scale)
+
+
+def _remarked(plan: Plan, before: Plan) -> Plan:
+    for remark in before.remarks:
+        plan = plan.remark(remark)
+    return plan
 
 
 def _asked_for(parent: Parent, overrides: dict[str, object], wanted: Wanted) -> nn.Module | None:

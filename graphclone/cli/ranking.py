@@ -9,26 +9,31 @@ from pathlib import Path
 from torch import Tensor
 
 from graphclone import sources
+from graphclone.calibration import Calibration
 from graphclone.cli.options import Asked
 from graphclone.cli.wanted import Wanted
 from graphclone.errors import SourceError, WeightsError
 from graphclone.layout import Layout
-from graphclone.scores import Scores, score_activations, score_weights
+from graphclone.scores import Scores, score_calibrated, score_weights
 from graphclone.sources import Parent
 from graphclone.sources.words import nearest
 
 Batch = dict[str, Tensor]
 
 
-def ranked(asked: Asked, wanted: Wanted, parent: Parent, layout: Layout) -> Scores:
-    """**Raises** `SourceError` that says what is wrong with the data."""
+def ranked(asked: Asked, wanted: Wanted, parent: Parent, layout: Layout) -> tuple[Scores, Calibration | None]:
+    """The scores, and the data that they are of, if any.
+
+    **Raises** `SourceError` that says what is wrong with the data.
+    """
     if wanted.data is None:
-        return Scores() if wanted.scores == "uniform" else score_weights(layout)
+        return (Scores() if wanted.scores == "uniform" else score_weights(layout)), None
     state = sources.read_state(wanted.data, allow_pickle=asked.allow_pickle)
-    examples = _examples(state, wanted.data)
+    examples = examples_of(state, wanted.data)
     _check_names(state, parent, wanted.data)
     try:
-        return score_activations(parent.module, _batches(state, examples, wanted.batch))
+        calibration = Calibration.of(parent.module, _batches(state, examples, wanted.batch))
+        return score_calibrated(calibration), calibration
     except WeightsError:
         raise
     except Exception as error:  # whatever an op raises on an input of another range, dtype or shape than it expects
@@ -40,7 +45,11 @@ def ranked(asked: Asked, wanted: Wanted, parent: Parent, layout: Layout) -> Scor
         ) from error
 
 
-def _examples(state: Mapping[str, Tensor], path: Path) -> int:
+def examples_of(state: Mapping[str, Tensor], path: Path) -> int:
+    """How many examples a file of data has.
+
+    **Raises** `SourceError` where its tensors do not agree on that.
+    """
     counts = {name: tensor.shape[0] if tensor.dim() else 0 for name, tensor in state.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         found = ", ".join(f"{name} {count}" for name, count in counts.items()) or "it holds no tensors"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from graphclone.cli.options import Asked
 from graphclone.errors import OutputError, SizeError
+from graphclone.recipe import PAPER, recipe_named
 
 SCORES = ("activations", "weights", "uniform")
 Size = int | float  # a number of units or blocks, or a share of them
@@ -34,6 +35,7 @@ class Wanted:
     like: Path | None
     params: str | None
     pt2: bool = False
+    recipe: str = "paper"
 
     def parameters(self) -> int | None:
         """`60M` is 60 million."""
@@ -52,7 +54,7 @@ class Wanted:
 
 
 def check(asked: Asked, wanted: Wanted) -> None:
-    """**Raises** `SizeError`, `OutputError`: what contradicts itself, cannot be read, or would be written over the parent."""
+    """**Raises** `SizeError`, `OutputError`, `UnknownNameError`: what contradicts itself, or would be written over the parent."""
     ways = {
         "--set": wanted.set,
         "--like": wanted.like,
@@ -87,6 +89,8 @@ def check(asked: Asked, wanted: Wanted) -> None:
         raise SizeError("--scores activations needs calibration data", attempt="--data FILE.safetensors, or --scores weights")
     if wanted.data is not None and wanted.scores in ("weights", "uniform"):
         raise SizeError(f"--data is of no use to --scores {wanted.scores}", attempt="--scores activations, or no --data")
+    if recipe_named(wanted.recipe) != PAPER and wanted.data is None:
+        raise SizeError(f"--recipe {wanted.recipe} needs calibration data", attempt="--data FILE.safetensors, or no --recipe")
     if wanted.batch < 1:
         raise SizeError(f"cannot read --batch {wanted.batch}", because="a batch has at least one example")
     _check_output(asked, wanted)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from graphclone.cli.children import GRAPH, PLAN, WEIGHTS, Record, built_as
+from graphclone.cli.children import AXES, GRAPH, PLAN, WEIGHTS, Record, built_as
 from graphclone.cli.planning import Job
 from graphclone.errors import OutputError
 from graphclone.execute import execute, fill
@@ -26,9 +26,11 @@ class Written:
 
 def write(folder: Path, job: Job, pt2: bool) -> Written:
     """`pt2`: a graph is written as `child.pt2` too."""
+    if job.begun is not None and job.begun.axes:
+        save_state(dict(job.begun.axes), folder / AXES)
     if job.child is None:
         return Written(None, _graph(folder, job, pt2))
-    filled = fill(job.plan, job.layout.trace.state.__getitem__, job.child)
+    filled = fill(job.plan, job.layout.trace.state.__getitem__, job.child, job.fitted)
     if _has_its_own_form(job.child):
         from graphclone.export.hf import save_hf
 
@@ -46,7 +48,7 @@ def _graph(folder: Path, job: Job, pt2: bool) -> tuple[str, ...]:
 
     **Returns** what there is to say of it. **Raises** `OutputError`.
     """
-    graph = execute(job.plan, job.parent.module, trace=job.layout.trace)
+    graph = execute(job.plan, job.parent.module, trace=job.layout.trace, fitted=job.fitted)
     inputs = job.parent.args, dict(job.parent.kwargs)
     notes: tuple[str, ...]
     kind = "source"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -39,20 +39,22 @@ class Filled:
 
 
 @torch.no_grad()
-def fill(plan: Plan, fetch: Callable[[str], Tensor], destination: nn.Module) -> Filled:
+def fill(
+    plan: Plan, fetch: Callable[[str], Tensor], destination: nn.Module, fitted: Mapping[str, Tensor] | None = None
+) -> Filled:
     """Write the plan's tensors into the destination, in its own dtype and on its own device.
 
     Parameters and persistent buffers are filled; other tensors are the class's own business (it would compute them again on loading),
     and where they differ from the parent's, the report says so.
 
-    **Arguments**: `fetch` gives a tensor of the parent by name.
+    **Arguments**: `fetch` gives a tensor of the parent by name; `fitted`, the values of the plan's fitted tensors.
 
     **Raises** `DestinationError` where a shape is not what the plan makes.
     """
     persistent = destination.state_dict(keep_vars=True)
     everything = {**dict(destination.named_buffers()), **persistent}
     filled, differing = {}, []
-    for name, tensor in weights(plan, fetch):
+    for name, tensor in weights(plan, fetch, fitted):
         target = everything[name] if name in everything else held(destination, name)
         if target is None:
             continue

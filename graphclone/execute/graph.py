@@ -268,10 +268,11 @@ def _copy_block(
 # -- the whole road --------------------------------------------------------------------------------------------------
 
 
-def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Child:
+def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None, fitted: Mapping[str, Tensor] | None = None) -> Child:
     """The child that a plan describes, as a module: the parent's graph rewritten, with tensors under the plan's names.
 
-    **Arguments**: `model`, the parent, which is traced on the plan's example inputs; `trace`, if it has been traced already.
+    **Arguments**: `model`, the parent, which is traced on the plan's example inputs; `trace`, if it has been traced already;
+    `fitted`, the values of the plan's fitted tensors.
 
     **Raises** `PlanError` when the plan was made for another model.
     """
@@ -291,7 +292,7 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None) -> Chil
     layout = analyze(trace)
     check_fits(plan, layout)
     graph = child_graph(layout, plan)
-    state = child_state(plan, trace.state)
+    state = child_state(plan, trace.state, fitted)
     _rename(graph, plan, layout)
     for name, changes in plan.literals.items():
         if "value" in changes:

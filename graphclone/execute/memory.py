@@ -31,12 +31,24 @@ def pick(tensor: Tensor, positions: Sequence[Sequence[int]], scale: float = 1.0)
     return picked.clone() if picked.untyped_storage()._cdata == tensor.untyped_storage()._cdata else picked
 
 
-def weights(plan: Plan, fetch: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The child's tensors one by one; `fetch` gives a parent's tensor by name, so nothing else has to be in memory.
+def weights(
+    plan: Plan, fetch: Callable[[str], Tensor], fitted: Mapping[str, Tensor] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """The child's tensors one by one; `fetch` gives a parent's tensor by name, so nothing else has to be in memory. `fitted`: those that
+    are computed from data (`Plan.fitted`), by the child's names.
 
     **Raises** `PlanError` when a tensor of the parent is missing or has another shape than the plan says.
     """
+    if missing := [name for name in plan.fitted if name not in (fitted or {})]:
+        raise PlanError(
+            f"'{missing[0]}' is no selection of the parent's units",
+            because=f"it was computed from data, as {len(plan.fitted)} tensors of this plan were, and a plan has no weights",
+            attempt="the child itself, which holds them, or a recipe without rotation and refit",
+        )
     for name, read_axes in positions(plan):
+        if name in plan.fitted:
+            yield name, _checked(fitted[name], [len(kept) for _, kept in read_axes], name)  # type: ignore[index]
+            continue
         piece = plan.tensors[name]
         try:
             source = fetch(piece.source)
@@ -51,6 +63,12 @@ def weights(plan: Plan, fetch: Callable[[str], Tensor]) -> Iterator[tuple[str, T
                 attempt="the parent of the plan",
             )
         yield name, pick(source, [kept for _, kept in read_axes], piece.scale)
+
+
+def _checked(tensor: Tensor, shape: list[int], name: str) -> Tensor:
+    if list(tensor.shape) != shape:
+        raise PlanError(f"'{name}' was fitted as {list(tensor.shape)}; the plan makes it {shape}")
+    return tensor.detach().clone()
 
 
 def positions(plan: Plan) -> Iterator[tuple[str, list[tuple[int, Sequence[int]]]]]:
@@ -68,7 +86,7 @@ def positions(plan: Plan) -> Iterator[tuple[str, list[tuple[int, Sequence[int]]]
         yield name, [(size, piece.take.get(dim, kept)) for dim, (size, kept) in enumerate(found)]
 
 
-def child_state(plan: Plan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def child_state(plan: Plan, state: Mapping[str, Tensor], fitted: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """All of the child's tensors, ties under each of their names (as one tensor)."""
-    made = dict(weights(plan, state.__getitem__))
+    made = dict(weights(plan, state.__getitem__, fitted))
     return {**made, **{alias: made[name] for alias, name in plan.aliases.items() if name in made}}

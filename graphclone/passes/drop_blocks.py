@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import fx
 
@@ -15,6 +15,7 @@ from graphclone.errors import DestinationError, SizeError, UnknownNameError
 from graphclone.layout import Layout
 from graphclone.plan import Piece, Plan
 from graphclone.rules import Typed
+from graphclone.scores.scores import Scores
 
 Choice = Callable[[int, int], Sequence[int]]
 
@@ -25,7 +26,17 @@ def middle(parent: int, child: int) -> list[int]:
     if child <= parent:
         first = math.ceil(child / 2)
         return [*range(first), *range(parent - (child - first), parent)]
+    return even(parent, child)
+
+
+def even(parent: int, child: int) -> list[int]:
+    """Blocks at even distances, the first one among them."""
     return [index * parent // child for index in range(child)]
+
+
+def first(parent: int, child: int) -> list[int]:
+    """The first blocks (weight selection, "Initializing Models with Larger Ones", arXiv 2311.18823, §3)."""
+    return list(range(child)) if child <= parent else even(parent, child)
 
 
 def alike(parent: Sequence[int], child: Sequence[int], wanted: Sequence[int]) -> list[int]:
@@ -33,15 +44,28 @@ def alike(parent: Sequence[int], child: Sequence[int], wanted: Sequence[int]) ->
 
     **Raises** `DestinationError` if there is no such choice.
     """
+    return _cheapest(parent, child, lambda position, index: abs(index - wanted[position]))
+
+
+def dearest(kinds: Sequence[int], child: Sequence[int], worth: Sequence[float]) -> list[int]:
+    """The blocks, in order, whose kinds are the child's and which are worth most together.
+
+    **Raises** `DestinationError` if there is no such choice.
+    """
+    return _cheapest(kinds, child, lambda _, index: -worth[index])
+
+
+def _cheapest(parent: Sequence[int], child: Sequence[int], cost: Callable[[int, int], float]) -> list[int]:
+    """By dynamic programming over the child's positions."""
     step = 1 if len(child) <= len(parent) else 0  # a deeper child may repeat
-    best: dict[int, tuple[int, list[int]]] = {-step: (0, [])}
-    for kind, target in zip(child, wanted, strict=True):
-        reached: dict[int, tuple[int, list[int]]] = {}
+    best: dict[int, tuple[float, list[int]]] = {-step: (0.0, [])}
+    for position, kind in enumerate(child):
+        reached: dict[int, tuple[float, list[int]]] = {}
         for index in (i for i, each in enumerate(parent) if each == kind):
-            before = [(cost, chosen) for last, (cost, chosen) in best.items() if last + step <= index]
+            before = [(spent, chosen) for last, (spent, chosen) in best.items() if last + step <= index]
             if before:
-                cost, chosen = min(before)
-                reached[index] = (cost + abs(index - target), [*chosen, index])
+                spent, chosen = min(before)
+                reached[index] = (spent + cost(position, index), [*chosen, index])
         best = reached
     if not best:
         raise DestinationError(
@@ -56,11 +80,13 @@ def alike(parent: Sequence[int], child: Sequence[int], wanted: Sequence[int]) ->
 class DropBlocks:
     """Keep `depth` blocks of each stack (of the stacks named, if it is a mapping); a fraction is a share of the parent's.
 
-    `choose(parent's depth, child's depth)` gives the indices of the blocks, in order; `middle` by default.
+    Those of the highest scores stay; in a stack without scores, or with more blocks than the parent's, `choose(parent's depth, child's
+    depth)` gives the indices of the blocks, in order: `middle`, `even` or `first`.
     """
 
     depth: int | float | Mapping[str, int | float]
     choose: Choice = middle
+    scores: Scores = field(default_factory=Scores)
 
     def __call__(self, plan: Plan, layout: Layout) -> Plan:
         if not layout.blocks and self.depth != {}:
@@ -73,7 +99,7 @@ class DropBlocks:
             depth = self._depth(stack, layout)
             if depth == len(stack):
                 continue
-            chosen = tuple(self.choose(len(stack), depth))
+            chosen = tuple(self._chosen(stack, depth))
             if not isinstance(self.depth, Mapping) and (why := _parted(layout, stack, chosen)):  # nobody has named it
                 plan = plan.remark(f"'{stack.name}' stays as it is: {why}")
                 continue
@@ -85,6 +111,13 @@ class DropBlocks:
                     attempt="a model that does not return states, attentions or losses of its blocks, or only other widths",
                 )
         return restacked(plan, layout, stacks)
+
+    def _chosen(self, stack: Stack, depth: int) -> Sequence[int]:
+        worth = self.scores.blocks.get(stack.name)
+        if worth is None or depth > len(stack):
+            return self.choose(len(stack), depth)
+        check_worth(stack, worth)
+        return sorted(sorted(range(len(stack)), key=lambda index: -worth[index])[:depth])
 
     def _depth(self, stack: Stack, layout: Layout) -> int:
         depth = self.depth
@@ -99,6 +132,14 @@ class DropBlocks:
         if blocks < 1:
             raise SizeError(f"'{stack.name}' cannot have {blocks} blocks", attempt="at least one")
         return blocks
+
+
+def check_worth(stack: Stack, worth: Sequence[float]) -> None:
+    """**Raises** `SizeError` for scores of other blocks."""
+    if len(worth) != len(stack):
+        raise SizeError(
+            f"the scores of '{stack.name}' are no ranking of its {len(stack)} blocks", because=f"there are {len(worth)} of them"
+        )
 
 
 def _parted(layout: Layout, stack: Stack, chosen: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from graphclone.axes import Factor
 from graphclone.errors import FrozenError, SizeError
 from graphclone.layout import Layout
 from graphclone.plan import Plan
-from graphclone.scores import Scores
+from graphclone.scores.scores import Scores
 
 
 @dataclass(frozen=True)

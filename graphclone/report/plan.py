@@ -25,6 +25,8 @@ def plan_table(plan: Plan, layout: Layout) -> Sheet:
         kept = plan.keep[row.members[0].name]
         same = all(plan.keep[factor.name] == kept for factor in row.members)
         which = _positions(kept) if same else "its own in each block"
+        if row.members[0].name in plan.rotated:
+            which = "its first principal axes"
         table.add_row(row.name, f"{row.members[0].size} → {len(kept)}", row.times, which)
     if not table.row_count:
         table.add_row("nothing", "all as in the parent", "", "")
@@ -50,6 +52,8 @@ def plan_notes(plan: Plan) -> Iterator[str]:
         low, high = min(scales), max(scales)
         span = f"{low:.3g}" if math.isclose(low, high) else f"{low:.3g} to {high:.3g}"
         yield f"{len(scales)} weights are multiplied by sqrt(d / d′) = {span}, since they sum fewer inputs"
+    if plan.fitted:
+        yield f"{len(plan.fitted)} tensors are computed from data (rotated, or fitted in closed form) rather than selected"
     yield from plan.remarks
 
 

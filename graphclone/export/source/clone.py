@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +20,34 @@ from graphclone.export.source.sizes import taken
 from graphclone.export.source.train import train_mode
 from graphclone.inputs import example
 from graphclone.plan import Plan
-from graphclone.verify import difference, outputs
+from graphclone.verify import difference, fitted_in, outputs
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def save_clone(
-    plan: Plan, parent: nn.Module, folder: str | Path, *, trace: Trace | None = None, overwrite: bool = False
+    plan: Plan,
+    parent: nn.Module,
+    folder: str | Path,
+    *,
+    trace: Trace | None = None,
+    fitted: Mapping[str, Tensor] | None = None,
+    overwrite: bool = False,
 ) -> tuple[str, ...]:
     """Write the child that a plan describes as a folder: `modeling.py`, one readable Python module, and `model.safetensors`.
 
     The module has the parent's names of parameters, its arguments and the structure of its outputs, trains as the parent does (dropout,
     statistics of batches), and loads with torch and safetensors alone: `from modeling import load; model = load()`.
 
-    **Arguments**: `parent`, the model in eval mode, which is traced once more as it trains; `trace`, if it has been traced already.
+    **Arguments**: `parent`, the model in eval mode, which is traced once more as it trains; `trace`, if it has been traced already;
+    `fitted`, the values of the plan's fitted tensors.
 
     **Returns** what a reader should know: why the child has no train mode, if it has none.
 
     **Raises** `OutputError` where the folder exists, or the child is made of what torch alone does not have (a custom op, an output of a
     class of its own); `PlanError`, as `execute`.
     """
-    child = execute(plan, parent, trace=trace)
+    child = execute(plan, parent, trace=trace, fitted=fitted)
     inputs = example(plan.inputs) if plan.inputs else None
     with new_folder(Path(folder), overwrite) as place:
         (place / "plan.json").write_text(plan.dumps(), encoding="utf-8")
@@ -51,7 +59,11 @@ def write_clone(folder: Path, plan: Plan, parent: nn.Module, child: Child, input
 
     **Returns** and **raises** as `save_clone`; nothing is written where something cannot be said in Python.
     """
-    train = train_mode(plan, parent, inputs) if inputs is not None else "nothing says what inputs its parent takes"
+    train = (
+        train_mode(plan, parent, inputs, fitted_in(plan, child))
+        if inputs is not None
+        else "nothing says what inputs its parent takes"
+    )
     if isinstance(train, str):
         told = f"the child has no train mode: {train}"
         save(source(child, None, plan.aliases, told), folder)

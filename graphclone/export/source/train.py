@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy
-from torch import nn
+from torch import Tensor, nn
 
 from graphclone import axes as algebra
 from graphclone.capture import capture
@@ -31,8 +31,8 @@ Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 Kept = Mapping[str, list[tuple[int, Sequence[int]]]]  # what is kept of each dim of a tensor
 
 
-def train_mode(plan: Plan, model: nn.Module, inputs: Inputs) -> Child | str:
-    """The child that a plan describes, as it trains; or why there is none."""
+def train_mode(plan: Plan, model: nn.Module, inputs: Inputs, fitted: Mapping[str, Tensor] | None = None) -> Child | str:
+    """The child that a plan describes, as it trains; or why there is none. `fitted`: the values of the plan's fitted tensors."""
     try:
         with _training(model):
             before = random.getstate(), numpy.random.get_state()[1].tolist()  # type: ignore[index]
@@ -42,7 +42,7 @@ def train_mode(plan: Plan, model: nn.Module, inputs: Inputs) -> Child | str:
             layout = analyze(trace)
             if told := _unlike(model, execute(whole(layout), model, trace=trace), inputs):
                 return told
-            return execute(carried(plan, layout), model, trace=trace)
+            return execute(carried(plan, layout), model, trace=trace, fitted=fitted)
     except GraphcloneError as error:
         return " ".join(str(error).split())
     except NotImplementedError:  # says an exported program
@@ -76,6 +76,7 @@ def carried(plan: Plan, layout: Layout) -> Plan:
     found = replace(
         found, tensors={**shared, **{n: piece for n, piece in found.tensors.items() if n not in shared}}, aliases=plan.aliases
     )
+    found = replace(found, fitted=tuple(name for name in plan.fitted if name in found.tensors))
     for name, now in positions(found):
         for dim, (size, units) in enumerate(now):
             if name in kept and list(units) != list(kept[name][dim][1]):

@@ -1,0 +1,72 @@
+"""Which runs there are: the rate and the decay are tuned for each arm on the first seed, the others repeat the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks.convergence.runs import Run, best
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`budgets`, in steps, each with a schedule of its own. `tuned_at`: at which of them the rate is tuned; others have the rate of the
+    nearest of these that is no shorter. The decay is tuned at the longest."""
+
+    budgets: tuple[int, ...]
+    tuned_at: tuple[int, ...]
+    rates: tuple[float, ...]
+    decays: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    def next(self, results: Results, task: str, arm: str) -> list[Run]:
+        """The runs of an arm that can be done now and have not been: some wait for the rate that others find."""
+        return [run for run in self._known(results, task, arm) if run.key not in results]
+
+    def _known(self, results: Results, task: str, arm: str) -> Iterator[Run]:
+        first = self.seeds[0]
+        for steps in self.tuned_at:
+            yield from self._rates(task, arm, steps)
+        longest = self._settled(results, self._rates(task, arm, self.tuned_at[-1]))
+        if longest is None:
+            return
+        yield from (replace(longest, decay=decay) for decay in self.decays)
+        for steps in self.budgets:
+            tuned = self.tuned(results, task, arm, steps)
+            if tuned is not None:
+                yield from (replace(tuned, seed=seed) for seed in (first, *self.seeds[1:]))
+
+    def tuned(self, results: Results, task: str, arm: str, steps: int) -> Run | None:
+        """The run of the first seed with the best rate and decay, once these are known."""
+        at = min((each for each in self.tuned_at if each >= steps), default=self.tuned_at[-1])
+        rate = self._settled(results, self._rates(task, arm, at))
+        longest = self._settled(results, self._rates(task, arm, self.tuned_at[-1]))
+        decay = longest and self._settled(results, [replace(longest, decay=each) for each in self.decays])
+        return replace(rate, decay=decay.decay, steps=steps) if rate and decay else None
+
+    def _rates(self, task: str, arm: str, steps: int) -> list[Run]:
+        return [Run(task, arm, steps, rate, self.decays[0], self.seeds[0]) for rate in self.rates]
+
+    @staticmethod
+    def _settled(results: Results, runs: Sequence[Run]) -> Run | None:
+        return best(results, runs) if all(run.key in results for run in runs) else None
+
+    def curves(self, results: Results, task: str, arm: str, steps: int) -> list[Mapping[str, Any]]:
+        """The tuned runs of one budget, one for each seed that has been done."""
+        run = self.tuned(results, task, arm, steps)
+        found = [results.get(replace(run, seed=seed).key) for seed in self.seeds] if run else []
+        return [each for each in found if each is not None and "loss" in each]
+
+
+GRIDS = {
+    "text": Grid((12, 25, 50, 100, 200, 400), (50, 400), (7e-4, 1.4e-3, 2.8e-3, 5.6e-3), (0.1, 0.01), (0, 1, 2)),
+    "vision": Grid((12, 25, 50, 100, 200, 400), (50, 400), (5e-4, 1e-3, 2e-3, 4e-3), (0.1, 0.01), (0, 1, 2)),
+}
+
+
+def short(grid: Grid) -> Grid:
+    """All of it in a few steps, for tests."""
+    return Grid((2, 4), (4,), grid.rates[:2], grid.decays, grid.seeds[:2])

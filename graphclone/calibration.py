@@ -1,0 +1,104 @@
+"""Calibration: the parent's own graph, run on a few batches, and whoever wants to look on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from graphclone.axes import Factor
+from graphclone.capture import capture
+from graphclone.errors import GraphcloneError, WeightsError
+from graphclone.layout import Layout, analyze
+from graphclone.rules import Typed
+
+Visit = Callable[[fx.Node, Any, Mapping[fx.Node, Any]], None]
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Batches with the graph of the parent at their shapes: one `(layout, batches)` for each shape, a batch being its flat inputs.
+
+    Factors, parameters and blocks have the same names in each of the layouts.
+    """
+
+    parts: tuple[tuple[Layout, tuple[list[Any], ...]], ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, batches: Iterable[Any]) -> Calibration:
+        """**Arguments**: `batches`, each a mapping of keyword arguments, a tuple of positional ones, or one tensor. A batch of other
+        shapes than those before (a last, smaller one) costs one more capture.
+
+        **Raises** `GraphcloneError` when there is no batch.
+        """
+        layouts: dict[object, Layout] = {}
+        found: dict[object, list[list[Any]]] = {}
+        for batch in map(call, batches):
+            leaves, spec = pytree.tree_flatten(batch)
+            shapes = (str(spec), *(tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves))
+            if shapes not in layouts:
+                layouts[shapes] = analyze(capture(model, *batch))
+            found.setdefault(shapes, []).append(leaves)
+        if not layouts:
+            raise GraphcloneError("there are no calibration batches to score units on", attempt="score_weights(layout)")
+        return cls(tuple((layouts[shapes], tuple(found[shapes])) for shapes in layouts))
+
+    def each(self, look: Callable[[Layout], Visit], gradients: bool = False) -> None:
+        """Run every batch; `look(layout)` gives who is shown each node's value, and those before it."""
+        for layout, batches in self.parts:
+            watched = Run(layout, look(layout))
+            for leaves in batches:
+                with torch.set_grad_enabled(gradients):
+                    watched.run(*leaves)
+
+    def with_state(self, change: Callable[[Layout], Layout]) -> Calibration:
+        """The same batches on layouts of other weights."""
+        return replace(self, parts=tuple((change(layout), batches) for layout, batches in self.parts))
+
+
+class Run(fx.Interpreter):
+    """Runs a layout's graph on the weights of its trace, showing every value."""
+
+    def __init__(self, layout: Layout, visit: Visit) -> None:
+        super().__init__(nn.Module(), graph=layout.trace.graph)
+        self.state, self.visit = layout.trace.state, visit
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self.state[target]
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        self.visit(n, result, self.env)
+        return result
+
+
+def between(layout: Layout) -> set[fx.Node]:
+    """The values between blocks."""
+    return {end for stack in layout.blocks for block in stack.blocks for end in (block.entry, block.exit)}
+
+
+def along(layout: Layout, node: fx.Node, factor: Factor) -> int | None:
+    """The dim of a value that is made of just this factor."""
+    typed = layout.types.get(node)
+    found = [dim for dim, axis in enumerate(typed.axes) if axis is factor] if isinstance(typed, Typed) else []
+    return found[0] if len(found) == 1 else None
+
+
+def finite(node: fx.Node, value: Tensor) -> None:
+    """**Raises** `WeightsError` for activations that are not finite."""
+    if not value.isfinite().all():
+        raise WeightsError(
+            f"the activations of '{node.name}' are not finite", attempt="other weights, or calibration data that they can take"
+        )
+
+
+def call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A batch as a module is called with it."""
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    return (tuple(batch), {}) if isinstance(batch, (tuple, list)) else ((batch,), {})

@@ -1,0 +1,131 @@
+"""Recipes: how a child begins. Which blocks and units it has, along which axes, scaled how, and what is fitted in closed form.
+
+A recipe is data; `begin` follows it. No step trains anything: what a recipe costs is a few runs of the parent over calibration batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from graphclone.axes import Factor
+from graphclone.calibration import Calibration
+from graphclone.errors import FrozenError, UnknownNameError
+from graphclone.execute.memory import weights
+from graphclone.layout import Layout
+from graphclone.plan import Plan
+from graphclone.repair import refitted
+from graphclone.rotation import Meetings, meetings, principal_axes, rotated
+from graphclone.rotation.rotate import mean_free
+from graphclone.scores import Scores, block_influence, score_calibrated
+
+Planner = Callable[[Layout, Scores], Plan]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a child begins.
+
+    - `stream`, `units`, `places`: how units are scored (see `graphclone.scores.kinds`);
+    - `influence`: whether the blocks that change the stream least are dropped, and not the middle ones;
+    - `rotate`: whether residual streams are cut along their principal axes, where they can be rotated;
+    - `refit`: whether linear maps that lost inputs are fitted to what they did in the parent; `spans`: the last one before dropped blocks
+      to what these did, too.
+    """
+
+    stream: str = "mean_abs"
+    units: str = "contribution"
+    places: str = "even_mean"
+    influence: bool = True
+    rotate: bool = True
+    refit: bool = True
+    spans: bool = True
+
+
+PAPER = Recipe(places="mean", influence=False, rotate=False, refit=False)
+RECIPES: Mapping[str, Recipe] = {"paper": PAPER, "full": Recipe()}
+
+
+def recipe_named(name: str) -> Recipe:
+    """**Raises** `UnknownNameError`."""
+    if name not in RECIPES:
+        raise UnknownNameError(f"no recipe is called '{name}'", attempt=" or ".join(RECIPES))
+    return RECIPES[name]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The `plan` of a child, and its tensors that are computed rather than selected (`fitted`, by the child's names).
+
+    `axes`: for each stream that is rotated, float32 [d, d′]: `parent_stream @ axes` is what the child's stream stands for.
+    """
+
+    plan: Plan
+    fitted: Mapping[str, Tensor] = field(default_factory=dict)
+    axes: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def begin(layout: Layout, calibration: Calibration, recipe: Recipe, planner: Planner) -> Beginning:
+    """Follow a recipe.
+
+    **Arguments**
+
+    - `layout`: of the parent; `calibration`: of the same parent, on data;
+    - `planner`: from a layout and scores to a plan, such as `graphclone.plan` with widths and a depth. It is asked twice: the sizes that
+      it comes to say along which axes a stream is cut.
+
+    **Raises** whatever the planner raises; `WeightsError` when an activation is not finite.
+    """
+    scores = _scores(calibration, recipe)
+    plan = planner(layout, scores)
+    turned, notes = _rotations(layout, calibration, plan) if recipe.rotate else ({}, [])
+    for name, (met, axes) in turned.items():
+        layout = rotated(layout, met, axes)
+        calibration = calibration.with_state(lambda each, name=name, axes=axes: rotated(each, meetings(each, each[name]), axes))  # type: ignore[misc]
+    if turned:
+        scores = _scores(calibration, recipe) | Scores({name: _in_order(layout[name]) for name in turned})
+        plan = planner(layout, scores)
+    changed = {name for met, _ in turned.values() for name in met.changes()}
+    made = {
+        name: tensor for name, tensor in weights(plan, layout.trace.state.__getitem__) if plan.tensors[name].source in changed
+    }
+    for note in notes:
+        plan = plan.remark(note)
+    plan = replace(plan, fitted=tuple(made), rotated=tuple(turned))
+    if recipe.refit:
+        made |= refitted(calibration, plan, made, spans=recipe.spans)
+    plan = replace(plan, fitted=tuple(name for name in plan.tensors if name in made))
+    return Beginning(plan, made, {name: _kept(met, axes, plan.size(name)) for name, (met, axes) in turned.items()})
+
+
+def _kept(met: Meetings, axes: Tensor, width: int) -> Tensor:
+    """The first axes, of a stream whose mean is taken out if its norms take it out."""
+    return (axes - axes.mean(0) if met.centred else axes)[:, :width].float()
+
+
+def _scores(calibration: Calibration, recipe: Recipe) -> Scores:
+    units = score_calibrated(calibration, stream=recipe.stream, units=recipe.units, places=recipe.places)
+    return units | block_influence(calibration) if recipe.influence else units
+
+
+def _rotations(layout: Layout, calibration: Calibration, plan: Plan) -> tuple[dict[str, tuple[Meetings, Tensor]], list[str]]:
+    """For each stream that is cut, how it is met and its axes; and why others are not rotated."""
+    found: dict[str, tuple[Meetings, Tensor]] = {}
+    notes = []
+    for factor in layout.factors:
+        if factor.kind == "residual" and plan.size(factor.name) < factor.size:
+            try:
+                met = meetings(layout, factor)
+            except FrozenError as error:
+                notes.append(f"'{factor.name}' is selected from, not rotated: {error.because}")
+                continue
+            axes = principal_axes(calibration, factor.name, met.centred).axes
+            found[factor.name] = met, mean_free(axes, plan.size(factor.name)) if met.centred else axes
+    return found, notes
+
+
+def _in_order(factor: Factor) -> tuple[float, ...]:
+    """The axis with the most energy is the first."""
+    return tuple(float(factor.size - index) for index in range(factor.size))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from graphclone.demo.curves import Score
-from graphclone.demo.race import Watch, evaluate, race, warm_up_then_cosine
+from graphclone.demo.race import Watch, evaluate, race
 from graphclone.demo.task import Batch
+from graphclone.training import warm_up_then_cosine
 
 
 class Guess(nn.Module):

@@ -28,7 +28,7 @@ ORDER = [
     ["depths"],
     ["destination", "budget"],
     ["subclone", "verify"],
-    ["sources", "export", "report"],
+    ["sources", "export", "report", "training"],
     ["demo"],
     ["cli"],
 ]

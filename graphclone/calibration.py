@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,7 +17,7 @@ from graphclone.layout import Layout, analyze
 from graphclone.rules import Typed
 
 Visit = Callable[[fx.Node, Any, Mapping[fx.Node, Any]], None]
-R = TypeVar("R")
+Look = Callable[[Layout], Visit]
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class Calibration:
     parts: tuple[tuple[Layout, tuple[list[Any], ...]], ...]
 
     @classmethod
-    def of(cls, model: nn.Module, batches: Iterable[Any]) -> Calibration:
+    def of(cls, model: nn.Module, batches: Iterable[Any], known: Layout | None = None) -> Calibration:
         """**Arguments**: `batches`, each a mapping of keyword arguments, a tuple of positional ones, or one tensor. A batch of other
-        shapes than those before (a last, smaller one) costs one more capture.
+        shapes than those before (a last, smaller one) costs one more capture; `known`: a layout of this model, which saves one where a
+        batch has the shapes that it was captured at.
 
         **Raises** `GraphcloneError` when there is no batch.
         """
@@ -42,16 +43,23 @@ class Calibration:
             leaves, spec = pytree.tree_flatten(batch)
             shapes = (str(spec), *(tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves))
             if shapes not in layouts:
-                layouts[shapes] = analyze(capture(model, *batch))
+                fits = known is not None and _fits(known, leaves, spec)
+                layouts[shapes] = known if known is not None and fits else analyze(capture(model, *batch))
             found.setdefault(shapes, []).append(leaves)
         if not layouts:
             raise GraphcloneError("there are no calibration batches to score units on", attempt="score_weights(layout)")
         return cls(tuple((layouts[shapes], tuple(found[shapes])) for shapes in layouts))
 
-    def each(self, look: Callable[[Layout], Visit], gradients: bool = False) -> None:
-        """Run every batch; `look(layout)` gives who is shown each node's value, and those before it."""
+    def each(self, *looks: Look, gradients: bool = False) -> None:
+        """Run every batch; each `look(layout)` gives who is shown each node's value, and those before it."""
         for layout, batches in self.parts:
-            watched = Run(layout, look(layout))
+            visits = [look(layout) for look in looks]
+
+            def visit(node: fx.Node, value: Any, before: Mapping[fx.Node, Any], visits: list[Visit] = visits) -> None:
+                for each in visits:
+                    each(node, value, before)
+
+            watched = Run(layout, visit)
             for leaves in batches:
                 with torch.set_grad_enabled(gradients):
                     watched.run(*leaves)
@@ -59,6 +67,18 @@ class Calibration:
     def with_state(self, change: Callable[[Layout], Layout]) -> Calibration:
         """The same batches on layouts of other weights."""
         return replace(self, parts=tuple((change(layout), batches) for layout, batches in self.parts))
+
+
+def _fits(layout: Layout, leaves: list[Any], spec: pytree.TreeSpec) -> bool:
+    """Whether a layout's graph was captured at these inputs' shapes."""
+    values = [node.meta.get("val") for node in layout.trace.graph.find_nodes(op="placeholder")]
+    return (
+        layout.trace.open is None
+        and layout.trace.in_spec == spec
+        and len(values) == len(leaves)
+        and all(isinstance(each, Tensor) and isinstance(leaf, Tensor) for each, leaf in zip(values, leaves, strict=True))
+        and all((each.shape, each.dtype) == (leaf.shape, leaf.dtype) for each, leaf in zip(values, leaves, strict=True))
+    )
 
 
 class Run(fx.Interpreter):

@@ -19,7 +19,7 @@ from graphclone.plan import Plan
 from graphclone.repair import refitted
 from graphclone.rotation import Meetings, meetings, principal_axes, rotated
 from graphclone.rotation.rotate import mean_free
-from graphclone.scores import Scores, block_influence, score_calibrated
+from graphclone.scores import Scores, score_calibrated
 
 Planner = Callable[[Layout, Scores], Plan]
 
@@ -85,7 +85,7 @@ def begin(layout: Layout, calibration: Calibration, recipe: Recipe, planner: Pla
         layout = rotated(layout, met, axes)
         calibration = calibration.with_state(lambda each, name=name, axes=axes: rotated(each, meetings(each, each[name]), axes))  # type: ignore[misc]
     if turned:
-        scores = _scores(calibration, recipe) | Scores({name: _in_order(layout[name]) for name in turned})
+        scores |= Scores({name: _in_order(layout[name]) for name in turned})  # what is inside is as it was
         plan = planner(layout, scores)
     changed = {name for met, _ in turned.values() for name in met.changes()}
     made = {
@@ -106,8 +106,9 @@ def _kept(met: Meetings, axes: Tensor, width: int) -> Tensor:
 
 
 def _scores(calibration: Calibration, recipe: Recipe) -> Scores:
-    units = score_calibrated(calibration, stream=recipe.stream, units=recipe.units, places=recipe.places)
-    return units | block_influence(calibration) if recipe.influence else units
+    return score_calibrated(
+        calibration, stream=recipe.stream, units=recipe.units, places=recipe.places, influence=recipe.influence
+    )
 
 
 def _rotations(layout: Layout, calibration: Calibration, plan: Plan) -> tuple[dict[str, tuple[Meetings, Tensor]], list[str]]:

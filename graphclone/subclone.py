@@ -109,7 +109,9 @@ def subclone(
             module.training = mode
     goal = analyze(target, like=layout.blocks)
     if scores is None and data is not None:
-        begun = begin(layout, Calibration.of(parent, data), recipe, lambda ours, found: plan_for(ours, goal, found, scale))
+        begun = begin(
+            layout, Calibration.of(parent, data, layout), recipe, lambda ours, found: plan_for(ours, goal, found, scale)
+        )
     else:
         begun = Beginning(plan_for(layout, goal, scores or score_weights(layout), scale))
     made = begun.plan

@@ -45,15 +45,15 @@ class Subject:
 
     @cached_property
     def layout(self) -> Layout:
-        return gc.analyze(gc.capture(self.parent.module, kwargs=self.data.few.inputs))
+        return gc.analyze(gc.capture(self.parent.module, kwargs=self.batches[0]))
 
     @cached_property
     def goal(self) -> Layout:
-        return gc.analyze(gc.capture(self.destination().eval(), kwargs=self.data.few.inputs), like=self.layout.blocks)
+        return gc.analyze(gc.capture(self.destination().eval(), kwargs=self.batches[0]), like=self.layout.blocks)
 
     @cached_property
     def calibration(self) -> Calibration:
-        return Calibration.of(self.parent.module, self.batches)
+        return Calibration.of(self.parent.module, self.batches, self.layout)
 
 
 Arm = Callable[[Subject], nn.Module]

@@ -32,7 +32,7 @@ def ranked(asked: Asked, wanted: Wanted, parent: Parent, layout: Layout) -> tupl
     examples = examples_of(state, wanted.data)
     _check_names(state, parent, wanted.data)
     try:
-        calibration = Calibration.of(parent.module, _batches(state, examples, wanted.batch))
+        calibration = Calibration.of(parent.module, _batches(state, examples, wanted.batch), layout)
         return score_calibrated(calibration), calibration
     except WeightsError:
         raise

@@ -15,6 +15,7 @@ from graphclone.calibration import Calibration, between, finite
 from graphclone.errors import UnknownNameError
 from graphclone.layout import Layout, origin
 from graphclone.rules import Typed
+from graphclone.scores.blocks import Influence
 from graphclone.scores.kinds import PLACES, STREAM, UNITS
 from graphclone.scores.scores import Scores
 from graphclone.scores.units import norms, per_unit
@@ -43,17 +44,23 @@ def score_activations(
 
 
 def score_calibrated(
-    calibration: Calibration, *, stream: str = "mean_abs", units: str = "contribution", places: str = "mean"
+    calibration: Calibration,
+    *,
+    stream: str = "mean_abs",
+    units: str = "contribution",
+    places: str = "mean",
+    influence: bool = False,
 ) -> Scores:
-    """The same from batches whose graphs are there already."""
+    """The same from batches whose graphs are there already. `influence`: and `block_influence`, in the same run."""
     for name, known in ((stream, STREAM), (units, UNITS), (places, PLACES)):
         if name not in known:
             raise UnknownNameError(f"there is no way '{name}' to score units", attempt=" or ".join(known))
     said: Said = defaultdict(lambda: defaultdict(list))
-    calibration.each(lambda layout: _Places(layout, stream, units, said).visit)
+    blocks = Influence()
+    calibration.each(lambda layout: _Places(layout, stream, units, said).visit, *[blocks.look] * influence)
     merge = PLACES[places]
     merged = {name: merge([torch.stack(batches).mean(0) for batches in each.values()]) for name, each in said.items()}
-    return Scores({name: tuple(values.tolist()) for name, values in merged.items()})
+    return Scores({name: tuple(values.tolist()) for name, values in merged.items()}) | blocks.scores()
 
 
 class _Places:

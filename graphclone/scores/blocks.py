@@ -19,13 +19,25 @@ from graphclone.scores.scores import Scores
 def block_influence(calibration: Calibration) -> Scores:
     """1 - cos(input, output) of each block, averaged over tokens (ShortGPT, arXiv 2403.03853, §3.1): a block that leaves the direction of
     the stream as it is can go."""
-    said: dict[str, list[list[float]]] = defaultdict(list)
+    found = Influence()
+    calibration.each(found.look)
+    return found.scores()
 
-    def judge(stack: Stack, seen: Mapping[fx.Node, Tensor]) -> None:
-        said[stack.name].append([float(1 - _cosine(seen[block.entry], seen[block.exit]).mean()) for block in stack.blocks])
 
-    _over_streams(calibration, judge)
-    return Scores(blocks={name: tuple(torch.tensor(each).mean(0).tolist()) for name, each in said.items()})
+class Influence:
+    """Looks on while batches are run."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, list[list[float]]] = defaultdict(list)
+
+    def look(self, layout: Layout) -> Visit:
+        return _between(layout, self._judge)
+
+    def _judge(self, stack: Stack, seen: Mapping[fx.Node, Tensor]) -> None:
+        self._said[stack.name].append([float(1 - _cosine(seen[block.entry], seen[block.exit]).mean()) for block in stack.blocks])
+
+    def scores(self) -> Scores:
+        return Scores(blocks={name: tuple(torch.tensor(each).mean(0).tolist()) for name, each in self._said.items()})
 
 
 def angular(calibration: Calibration, depth: int | Mapping[str, int]) -> Scores:
@@ -42,7 +54,7 @@ def angular(calibration: Calibration, depth: int | Mapping[str, int]) -> Scores:
         ]
         said[stack.name].append(torch.stack(angles) if run else torch.zeros(0))
 
-    _over_streams(calibration, judge)
+    calibration.each(lambda layout: _between(layout, judge))
     scores = {}
     for stack in calibration.parts[0][0].blocks:
         angles = torch.stack(said[stack.name]).mean(0)
@@ -68,23 +80,19 @@ def greedy(stack: Stack, loss: Callable[[tuple[int, ...]], float], down_to: int 
     return Scores(blocks={stack.name: tuple(worth[index] for index in range(len(stack)))})
 
 
-def _over_streams(calibration: Calibration, judge: Callable[[Stack, Mapping[fx.Node, Tensor]], None]) -> None:
+def _between(layout: Layout, judge: Callable[[Stack, Mapping[fx.Node, Tensor]], None]) -> Visit:
     """Once a batch has run, every stack with what went in and out of its blocks."""
+    ends, seen = between(layout), dict[fx.Node, Tensor]()
 
-    def look(layout: Layout) -> Visit:
-        ends, seen = between(layout), dict[fx.Node, Tensor]()
+    def visit(node: fx.Node, value: Any, _: Mapping[fx.Node, Any]) -> None:
+        if node in ends:
+            finite(node, value)
+            seen[node] = value.detach().movedim(_units(layout, node), -1)
+        elif node.op == "output":
+            for stack in _comparable(layout, seen):
+                judge(stack, seen)
 
-        def visit(node: fx.Node, value: Any, _: Mapping[fx.Node, Any]) -> None:
-            if node in ends:
-                finite(node, value)
-                seen[node] = value.detach().movedim(_units(layout, node), -1)
-            elif node.op == "output":
-                for stack in _comparable(layout, seen):
-                    judge(stack, seen)
-
-        return visit
-
-    calibration.each(look)
+    return visit
 
 
 def _comparable(layout: Layout, seen: Mapping[fx.Node, Tensor]) -> Iterator[Stack]:

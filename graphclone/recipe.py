@@ -16,7 +16,7 @@ from graphclone.errors import FrozenError, UnknownNameError
 from graphclone.execute.memory import weights
 from graphclone.layout import Layout
 from graphclone.plan import Plan
-from graphclone.repair import refitted
+from graphclone.repair import matched, refitted
 from graphclone.rotation import Meetings, meetings, principal_axes, rotated
 from graphclone.rotation.rotate import mean_free
 from graphclone.scores import Scores, score_calibrated
@@ -32,7 +32,8 @@ class Recipe:
     - `influence`: whether the blocks that change the stream least are dropped, and not the middle ones;
     - `rotate`: whether residual streams are cut along their principal axes, where they can be rotated;
     - `refit`: whether linear maps that lost inputs are fitted to what they did in the parent; `spans`: the last one before dropped blocks
-      to what these did, too.
+      to what these did, too;
+    - `match`: whether linear maps that lost inputs are multiplied by what makes their results as large as in the parent, instead.
     """
 
     stream: str = "mean_abs"
@@ -42,6 +43,7 @@ class Recipe:
     rotate: bool = True
     refit: bool = True
     spans: bool = True
+    match: bool = False
 
 
 PAPER = Recipe(places="mean", influence=False, rotate=False, refit=False)
@@ -94,6 +96,8 @@ def begin(layout: Layout, calibration: Calibration, recipe: Recipe, planner: Pla
     for note in notes:
         plan = plan.remark(note)
     plan = replace(plan, fitted=tuple(made), rotated=tuple(turned))
+    if recipe.match:
+        made |= matched(calibration, plan, made)
     if recipe.refit:
         made |= refitted(calibration, plan, made, spans=recipe.spans)
     plan = replace(plan, fitted=tuple(name for name in plan.tensors if name in made))

@@ -70,6 +70,28 @@ def refitted(
     - `calibration`: of the parent that the plan was made of (a rotated one is), at least two batches;
     - `spans`: where blocks are dropped, let the last map before them add what they did, too.
     """
+    found = {name: _solved(*each) for name, each in _measured(calibration, plan, fitted, spans).items()}
+    return {name: weight for name, weight in found.items() if weight is not None}
+
+
+@torch.no_grad()
+def matched(calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The child's linear maps that lost inputs, each multiplied by the one number that makes the mean square of its results (of the
+    units that are kept, without the bias) what it is in the parent; by the child's names. Arguments as for `refitted`."""
+    found = {}
+    for name, (moments, weight, rows) in _measured(calibration, plan, fitted, spans=False).items():
+        every = sum(moments[1:], moments[0])
+        mapped = weight.double() if rows else weight.double().T
+        size = float((mapped @ every.xx * mapped).sum())
+        if size > 0:
+            found[name] = weight * (every.yy / size) ** 0.5
+    return found
+
+
+def _measured(
+    calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None, spans: bool
+) -> dict[str, tuple[list[_Moments], Tensor, bool]]:
+    """For each map, by its weight's name: the moments of each batch, the plan's weight, and whether it is [out, in]."""
     moments: dict[str, list[_Moments]] = {}
     start: dict[str, tuple[Tensor, bool]] = {}
     for layout, batches in calibration.parts:
@@ -79,8 +101,7 @@ def refitted(
         side = _Beside(layout, plan, child, maps, moments, spans)
         for batch in batches:
             side.show(batch)
-    found = {name: _solved(each, *start[name]) for name, each in moments.items()}
-    return {name: weight for name, weight in found.items() if weight is not None}
+    return {name: (each, *start[name]) for name, each in moments.items()}
 
 
 def _solved(moments: list[_Moments], weight: Tensor, rows: bool) -> Tensor | None:

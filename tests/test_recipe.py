@@ -11,7 +11,7 @@ from graphclone.calibration import Calibration
 from graphclone.errors import PlanError, UnknownNameError
 from graphclone.execute import fill
 from graphclone.recipe import RECIPES, Recipe, begin
-from graphclone.repair import refitted
+from graphclone.repair import matched, refitted
 from graphclone.verify import outputs, two_roads
 from tests.test_rotation import IDS, RMS, Block, Model
 
@@ -102,28 +102,33 @@ def test_fitted_tensors_are_in_no_plan(parent: Sized) -> None:
     torch.testing.assert_close(outputs(graph, ((IDS,), {}))[0], outputs(child, ((IDS,), {}))[0])
 
 
-def test_a_refit_is_the_least_squares_solution() -> None:
-    """One map that reads half of its inputs, fitted by hand."""
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(6, 10), nn.Linear(10, 4)
+        self.up.weight.data[5:] = self.up.weight.data[:5] + 0.1 * torch.randn(5, 6)
 
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.up, self.down = nn.Linear(6, 10), nn.Linear(10, 4)
-            self.up.weight.data[5:] = self.up.weight.data[:5] + 0.1 * torch.randn(5, 6)
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.relu(self.up(x)))
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.down(torch.relu(self.up(x)))
 
+def _halved() -> tuple[Calibration, gc.Plan, Tensor, Tensor]:
+    """Its first five units are kept: the plan, and all units' values and what the parent makes of them, less the bias."""
     model = Two().eval()
     batches = [torch.randn(200, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
     calibration = Calibration.of(model, batches)
     layout = calibration.parts[0][0]
     (name,) = (factor.name for factor in layout.factors if factor.kind == "hidden")
     plan = gc.plan(layout, width={name: 5}, scores=gc.Scores({name: tuple(float(unit < 5) for unit in range(10))}))
-    found = refitted(calibration, plan)["down.weight"].double()
     x = torch.cat([torch.relu(model.up(batch)) for batch in batches]).detach().double()
-    y = (x @ model.down.weight.double().T).detach()
+    return calibration, plan, x, (x @ model.down.weight.double().T).detach()
+
+
+def test_a_refit_is_the_least_squares_solution() -> None:
+    """One map that reads half of its inputs, fitted by hand."""
+    calibration, plan, x, y = _halved()
+    found = refitted(calibration, plan)["down.weight"].double()
     best = torch.linalg.lstsq(x[:, :5], y).solution.T
     assert (x[:, :5] @ found.T - y).square().mean() < 1.05 * (x[:, :5] @ best.T - y).square().mean()
 
@@ -163,3 +168,23 @@ def test_the_axes_of_a_rotated_stream_say_what_the_childs_hidden_states_stand_fo
     begun = child.embed(BATCHES[0]) + child.place
     torch.testing.assert_close(begun, taught)
     assert (begun - selected).norm() > 0.5 * begun.norm()
+
+
+def test_a_matched_map_gives_results_as_large_as_the_parents() -> None:
+    calibration, plan, x, y = _halved()
+    found = matched(calibration, plan)["down.weight"].double()
+    weight = Two().down.weight[:, :5].detach().double()
+    torch.testing.assert_close(found / weight, torch.full_like(weight, float((found / weight)[0, 0])), rtol=1e-5, atol=0)
+    assert (x[:, :5] @ found.T).square().mean().item() == pytest.approx(y.square().mean().item(), rel=1e-5)
+
+
+def test_statistics_can_stand_in_for_the_scale(parent: Sized) -> None:
+    recipe, norm = Recipe(rotate=False, refit=False, match=True), nn.LayerNorm if isinstance(parent.norm, nn.LayerNorm) else RMS
+    small = [Sized(8, 3, 14, norm).eval() for _ in range(2)]
+    child, report = gc.subclone(parent, small[0], (BATCHES[0],), data=BATCHES, recipe=recipe, scale=False)
+    rooted, _ = gc.subclone(parent, small[1], (BATCHES[0],), data=BATCHES, recipe=recipe)
+    assert report.plan.fitted
+    torch.testing.assert_close(
+        outputs(child, ((IDS,), {}))[0], outputs(rooted, ((IDS,), {}))[0]
+    )  # whatever it was multiplied by before
+    assert two_roads(report.plan, parent, child, ((IDS,), {})).passed

@@ -156,6 +156,7 @@ ARMS: dict[str, Arm] = {
 }
 ABLATIONS: dict[str, Arm] = {
     "paper, no scale": _cloned(PAPER, scale=False),
+    "paper, statistics matched": _cloned(replace(PAPER, match=True), scale=False),
     "paper, each layer counts alike": _cloned(replace(PAPER, places="even_mean")),
     "paper + influence": _cloned(replace(PAPER, influence=True)),
     "paper + refit": _cloned(replace(PAPER, refit=True)),

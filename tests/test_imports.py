@@ -21,7 +21,7 @@ ORDER = [
     ["layout"],
     ["calibration", "sizes"],
     ["scores", "rotation"],
-    ["passes"],
+    ["passes", "allocate"],
     ["execute"],
     ["repair"],
     ["recipe"],

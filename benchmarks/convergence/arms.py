@@ -10,18 +10,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 import graphclone as gc
 from graphclone import sources
+from graphclone.allocate import allocate, parameters
 from graphclone.calibration import Calibration
-from graphclone.demo.task import Data, Task
+from graphclone.demo.task import Batch, Data, Task
 from graphclone.destination import plan_for
 from graphclone.execute import fill
 from graphclone.layout import Layout
 from graphclone.passes.drop_blocks import first
 from graphclone.plan import Plan
 from graphclone.recipe import PAPER, Recipe, begin
-from graphclone.scores import Scores
+from graphclone.scores import Scores, score_gradients
 from graphclone.sources import Parent
 
 CALIBRATION = 1_000_003  # added to the seed: the batches that children are made on are not those that they learn from
@@ -40,8 +42,12 @@ class Subject:
         return sources.destination(self.parent, self.task.child, seed=self.seed)
 
     @cached_property
+    def labelled(self) -> list[Batch]:
+        return list(itertools.islice(self.data.train(self.seed + CALIBRATION), self.task.calibration))
+
+    @cached_property
     def batches(self) -> list[dict[str, torch.Tensor]]:
-        return [b.inputs for b in itertools.islice(self.data.train(self.seed + CALIBRATION), self.task.calibration)]
+        return [batch.inputs for batch in self.labelled]
 
     @cached_property
     def layout(self) -> Layout:
@@ -57,6 +63,7 @@ class Subject:
 
 
 Arm = Callable[[Subject], nn.Module]
+FULL = Recipe()
 
 
 def random(subject: Subject) -> nn.Module:
@@ -112,6 +119,31 @@ def _own_units(tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return tensor
 
 
+def unequal(subject: Subject) -> nn.Module:
+    """As `full`, with as many parameters, but hidden units are shared out over all blocks by first-order Taylor scores: a
+    rewritten graph, since no config says such sizes."""
+    layout = gc.analyze(gc.capture(subject.parent.module, kwargs=subject.batches[0], dynamic=True))
+    inputs = {id(batch.inputs): batch for batch in subject.labelled}
+    taylor = score_gradients(
+        layout,
+        subject.parent.module,
+        subject.batches,
+        lambda out, given: cross_entropy(out.logits.flatten(0, -2), inputs[id(given)].targets.flatten()),
+    )
+    budget = sum(each.numel() for each in subject.destination().parameters())
+    heads = {each.name: each.size for each in subject.goal.factors if each.kind == "heads"}
+    width, depth = {"residual": subject.goal["residual"].size, "*.heads": min(heads.values())}, len(subject.goal.blocks[0])
+
+    def planned(layout: Layout, found: Scores) -> Plan:
+        base = gc.plan(layout, width=width, depth=depth, scores=found)
+        hidden = [name for name in base.sizes if name.endswith(".hidden") and any(name[:-7] in each for each in base.tensors)]
+        inside = allocate(layout, taylor, base, parameters(layout, base), budget, factors=hidden)
+        return gc.plan(layout, width={**width, **inside}, depth=depth, scores=found)
+
+    begun = begin(layout, Calibration.of(subject.parent.module, subject.batches), FULL, planned)
+    return gc.execute(begun.plan, subject.parent.module, trace=layout.trace, fitted=begun.fitted)
+
+
 def torch_pruning(subject: Subject) -> nn.Module:
     """The parent without its middle blocks (which torch-pruning does not drop), halved by its MetaPruner, with the use of it that is the
     first to run of those that `benchmarks.coverage` calls best."""
@@ -144,7 +176,6 @@ def _filled(
     return child
 
 
-FULL = Recipe()
 ARMS: dict[str, Arm] = {
     "random": random,
     "weight selection": weight_selection,
@@ -163,5 +194,6 @@ ABLATIONS: dict[str, Arm] = {
     "influence + rotation": _cloned(replace(FULL, refit=False)),
     "full, no spans": _cloned(replace(FULL, spans=False)),
     "full, no scale": _cloned(FULL, scale=False),
+    "full, unequal widths": unequal,
 }
 EVERY = {**ARMS, **ABLATIONS}

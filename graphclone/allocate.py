@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import fx
 
@@ -71,7 +71,7 @@ def allocate(
     cost: Cost,
     budget: float,
     *,
-    factors: Iterable[str] | None = None,
+    kinds: Sequence[str] = INSIDE,
     least: float = 0.125,
 ) -> dict[str, int]:
     """The widths with which a child is within the budget and of which the scores say that least is lost.
@@ -84,12 +84,12 @@ def allocate(
 
     - `scores`: of units, comparable between blocks, as those from gradients are (`score_gradients`);
     - `plan`: the child's blocks and the widths of its stream; `cost`: of that child, such as `parameters(layout, plan)`;
-    - `factors`: those that may shrink; by default all hidden units, and all heads (whole KV groups where there are any), of kept blocks;
+    - `kinds`: what may shrink, in the blocks that are kept: `hidden` units, `heads`, `kv_groups` (with them no heads inside groups);
     - `least`: the share of its units that each factor keeps at least.
 
     **Raises** `SizeError` when even the least is beyond the budget, or a factor has no scores.
     """
-    chosen = [layout[name] for name in factors] if factors is not None else _inside(layout, plan)
+    chosen = _inside(layout, plan, kinds)
     steps = {factor.name: 8 if factor.size >= 64 else 1 for factor in chosen}
     floors = {factor.name: max(steps[factor.name], math.ceil(factor.size * least)) for factor in chosen}
     ranked = {factor.name: _ranked(factor, scores) for factor in chosen}
@@ -129,13 +129,13 @@ def _ranked(factor: Factor, scores: Scores) -> list[float]:
     return sorted(values, reverse=True)
 
 
-def _inside(layout: Layout, plan: Plan) -> list[Factor]:
+def _inside(layout: Layout, plan: Plan, kinds: Sequence[str]) -> list[Factor]:
     """What may shrink: free factors inside blocks that the plan has; of an attention with KV groups, these."""
     sources = {piece.source for piece in plan.tensors.values()}
     free = [
         factor
         for factor in layout.factors
-        if factor.kind in INSIDE and factor.frozen is None and any(name in sources for name, _ in factor.slots)
+        if factor.kind in kinds and factor.frozen is None and any(name in sources for name, _ in factor.slots)
     ]
     grouped = {slot for factor in free if factor.kind == "kv_groups" for slot in factor.slots}
     return [factor for factor in free if factor.size > 1 and (factor.kind != "heads" or not grouped & set(factor.slots))]

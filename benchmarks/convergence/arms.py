@@ -136,8 +136,7 @@ def unequal(subject: Subject) -> nn.Module:
 
     def planned(layout: Layout, found: Scores) -> Plan:
         base = gc.plan(layout, width=width, depth=depth, scores=found)
-        hidden = [name for name in base.sizes if name.endswith(".hidden") and any(name[:-7] in each for each in base.tensors)]
-        inside = allocate(layout, taylor, base, parameters(layout, base), budget, factors=hidden)
+        inside = allocate(layout, taylor, base, parameters(layout, base), budget, kinds=["hidden"])
         return gc.plan(layout, width={**width, **inside}, depth=depth, scores=found)
 
     begun = begin(layout, Calibration.of(subject.parent.module, subject.batches), FULL, planned)

@@ -86,7 +86,7 @@ def test_time_comes_from_a_table_of_measurements(layout: gc.Layout, scores: gc.S
     slow = {f"blocks.{index}.hidden": {8: 1.0, 40: 2.0, 80: 10.0 if index == 2 else 4.0} for index in range(4)}
     cost = latency(slow)
     assert cost({"blocks.0.hidden": 60}) == pytest.approx(3.0)
-    widths = allocate(layout, scores, gc.plan(layout), cost, 16.0, factors=list(slow))
+    widths = allocate(layout, scores, gc.plan(layout), cost, 16.0, kinds=["hidden"])
     assert cost(widths) <= 16.0
     assert widths["blocks.2.hidden"] < min(widths[f"blocks.{index}.hidden"] for index in (0, 1, 3))  # its units cost most
     with pytest.raises(SizeError, match="no time is known"):

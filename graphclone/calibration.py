@@ -64,6 +64,10 @@ class Calibration:
                 with torch.set_grad_enabled(gradients):
                     watched.run(*leaves)
 
+    def count(self) -> int:
+        """How many batches there are."""
+        return sum(len(batches) for _, batches in self.parts)
+
     def with_state(self, change: Callable[[Layout], Layout]) -> Calibration:
         """The same batches on layouts of other weights."""
         return replace(self, parts=tuple((change(layout), batches) for layout, batches in self.parts))

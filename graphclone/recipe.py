@@ -98,7 +98,9 @@ def begin(layout: Layout, calibration: Calibration, recipe: Recipe, planner: Pla
     plan = replace(plan, fitted=tuple(made), rotated=tuple(turned))
     if recipe.match:
         made |= matched(calibration, plan, made)
-    if recipe.refit:
+    if recipe.refit and calibration.count() < 2:
+        plan = plan.remark("no map is refitted: of one calibration batch nothing can be held out")
+    elif recipe.refit:
         made |= refitted(calibration, plan, made, spans=recipe.spans)
     plan = replace(plan, fitted=tuple(name for name in plan.tensors if name in made))
     return Beginning(plan, made, {name: _kept(met, axes, plan.size(name)) for name, (met, axes) in turned.items()})

@@ -9,7 +9,7 @@ between blocks and results of maps are replaced by the parent's, so that no map 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from graphclone.rules import Typed, identity, name_of
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 _HELD_OUT = 4  # every fourth batch
+_MEMORY = 2**31  # bytes
 
 
 @dataclass(frozen=True)
@@ -70,53 +71,95 @@ def refitted(
     - `calibration`: of the parent that the plan was made of (a rotated one is), at least two batches;
     - `spans`: where blocks are dropped, let the last map before them add what they did, too.
     """
-    found = {name: _solved(*each) for name, each in _measured(calibration, plan, fitted, spans).items()}
-    return {name: weight for name, weight in found.items() if weight is not None}
+    found: dict[str, Tensor] = {}
+    for each in _measured(calibration, plan, fitted, spans):
+        weight = each.solved()
+        if weight is not None:
+            found[each.weight] = weight
+    return found
 
 
 @torch.no_grad()
 def matched(calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The child's linear maps that lost inputs, each multiplied by the one number that makes the mean square of its results (of the
     units that are kept, without the bias) what it is in the parent; by the child's names. Arguments as for `refitted`."""
-    found = {}
-    for name, (moments, weight, rows) in _measured(calibration, plan, fitted, spans=False).items():
-        every = sum(moments[1:], moments[0])
-        mapped = weight.double() if rows else weight.double().T
-        size = float((mapped @ every.xx * mapped).sum())
-        if size > 0:
-            found[name] = weight * (every.yy / size) ** 0.5
-    return found
+    factors = {each.weight: (each.start, each.matched()) for each in _measured(calibration, plan, fitted, spans=False)}
+    return {name: start * factor for name, (start, factor) in factors.items() if factor is not None}
 
 
-def _measured(
-    calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None, spans: bool
-) -> dict[str, tuple[list[_Moments], Tensor, bool]]:
-    """For each map, by its weight's name: the moments of each batch, the plan's weight, and whether it is [out, in]."""
-    moments: dict[str, list[_Moments]] = {}
-    start: dict[str, tuple[Tensor, bool]] = {}
-    for layout, batches in calibration.parts:
-        child = execute(replace(plan, inputs={}), torch.nn.Module(), trace=layout.trace, fitted=fitted)
-        maps = {each.op: each for each in _maps(layout, plan, child)}
-        start.update({each.weight: (child.get_parameter(each.weight).detach(), each.rows) for each in maps.values()})
-        side = _Beside(layout, plan, child, maps, moments, spans)
-        for batch in batches:
-            side.show(batch)
-    return {name: (each, *start[name]) for name, each in moments.items()}
+@dataclass
+class _Measured:
+    """What was seen of one map: moments of batches that are learnt from, and of the others."""
+
+    weight: str
+    start: Tensor
+    rows: bool
+    train: _Moments | None = None
+    test: _Moments | None = None
+
+    def add(self, moments: _Moments, held_out: bool) -> None:
+        if held_out:
+            self.test = moments if self.test is None else self.test + moments
+        else:
+            self.train = moments if self.train is None else self.train + moments
+
+    @property
+    def first(self) -> Tensor:
+        """The plan's own weight, [out, in]."""
+        return self.start.double() if self.rows else self.start.double().T
+
+    def solved(self) -> Tensor | None:
+        """The weight that fits best; None where the plan's own does, or where nothing is held out that could tell."""
+        if self.train is None or self.test is None:
+            return None
+        best, least = None, self.test.error(self.first)
+        for ridge in RIDGES:
+            if (error := self.test.error(_ridge(self.train, self.first, ridge))) < least:
+                best, least = ridge, error
+        if best is None:
+            return None
+        solution = _ridge(self.train + self.test, self.first, best)
+        return (solution if self.rows else solution.T).to(self.start.dtype).contiguous()
+
+    def matched(self) -> float | None:
+        every = [each for each in (self.train, self.test) if each is not None]
+        size, wanted = sum(float((self.first @ each.xx * self.first).sum()) for each in every), sum(each.yy for each in every)
+        return float((wanted / size) ** 0.5) if size > 0 else None
 
 
-def _solved(moments: list[_Moments], weight: Tensor, rows: bool) -> Tensor | None:
-    held_out = moments[_HELD_OUT - 1 :: _HELD_OUT] or moments[-1:]
-    rest = [each for each in moments if not any(each is other for other in held_out)] or moments
-    train, test = sum(rest[1:], rest[0]), sum(held_out[1:], held_out[0])
-    first = weight.double() if rows else weight.double().T
-    best, least = None, test.error(first)
-    for ridge in RIDGES:
-        if (error := test.error(_ridge(train, first, ridge))) < least:
-            best, least = ridge, error
-    if best is None:
-        return None
-    solution = _ridge(train + test if rest is not moments else train, first, best)
-    return (solution if rows else solution.T).to(weight.dtype).contiguous()
+def _measured(calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None, spans: bool) -> Iterator[_Measured]:
+    """Each map with its moments. So many maps at a time as `_MEMORY` holds moments of; each time the batches are run anew."""
+    children = [
+        execute(replace(plan, inputs={}), torch.nn.Module(), trace=layout.trace, fitted=fitted) for layout, _ in calibration.parts
+    ]
+    maps = [list(_maps(layout, plan, child)) for (layout, _), child in zip(calibration.parts, children, strict=True)]
+    found = {each.weight: _Measured(each.weight, children[0].get_parameter(each.weight).detach(), each.rows) for each in maps[0]}
+    for group in _groups(list(found.values())):
+        at = itertools.count()
+        total = calibration.count()
+        for (layout, batches), child, those in zip(calibration.parts, children, maps, strict=True):
+            side = _Beside(layout, plan, child, [each for each in those if each.weight in group], spans)
+            for batch in batches:
+                index = next(at)
+                for name, moments in side.show(batch):
+                    group[name].add(moments, index % _HELD_OUT == _HELD_OUT - 1 or (index == total - 1 > 0 and total < _HELD_OUT))
+        yield from group.values()
+        for each in group.values():
+            each.train = each.test = None
+
+
+def _groups(every: list[_Measured]) -> Iterator[dict[str, _Measured]]:
+    group: dict[str, _Measured] = {}
+    held = 0
+    for each in every:
+        out, given = each.first.shape
+        size = 2 * 8 * given * (given + out)
+        if group and held + size > _MEMORY:
+            yield group
+            group, held = {}, 0
+        group[each.weight], held = each, held + size
+    if group:
+        yield group
 
 
 def _ridge(moments: _Moments, first: Tensor, ridge: float) -> Tensor:
@@ -162,54 +205,47 @@ def _last_maps(layout: Layout) -> Iterator[fx.Node]:
 
 
 class _Beside(fx.Interpreter):
-    """The child's graph, with the parent's values put in where these are known."""
+    """The child's graph, with the parent's values put in where these are known; `maps` are looked at."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        plan: Plan,
-        child: Child,
-        maps: Mapping[fx.Node, Map],
-        moments: dict[str, list[_Moments]],
-        spans: bool,
-    ) -> None:
+    def __init__(self, layout: Layout, plan: Plan, child: Child, maps: Sequence[Map], spans: bool) -> None:
         super().__init__(child)
-        self.layout, self.maps, self.moments = layout, maps, moments
+        self.layout = layout
+        self.maps = {each.op: each for each in maps}
+        self.results = {each.op: each.of for each in _maps(layout, plan, child)}
         self.keep = {layout[name]: kept for name, kept in plan.keep.items()}
-        self.parent: dict[fx.Node, Any] = {}
         self.stream = {end: end for stack in layout.blocks for block in stack.blocks for end in (block.entry, block.exit)}
         if spans:
             self.stream.update(_ends_of_spans(layout, plan))
+        self.wanted = {*self.results.values(), *self.stream, *self.stream.values()}
+        self.parent: dict[fx.Node, Any] = {}
+        self.seen: list[tuple[str, _Moments]] = []
 
-    def show(self, batch: list[Any]) -> None:
-        self.parent = {}
-        Run(self.layout, lambda node, value, _: self.parent.update({node: value})).run(*batch)
+    def show(self, batch: list[Any]) -> list[tuple[str, _Moments]]:
+        """Run one batch: the moments of each map, by its weight's name."""
+        self.parent, self.seen = {}, []
+        Run(self.layout, lambda node, value, _: self.parent.update({node: value} if node in self.wanted else {})).run(*batch)
         self.run(*batch)
+        return self.seen
 
     def run_node(self, n: fx.Node) -> Any:
         result, of = super().run_node(n), n.meta.get("of")
-        if n in self.maps:
-            return self._look(self.maps[n], result)
+        if n in self.results:
+            target = self._kept(self.results[n], self.parent[self.results[n]])
+            return self._look(self.maps[n], target) if n in self.maps else target
         return self._kept(of, self.parent[self.stream[of]]) if of in self.stream else result
 
     def _look(self, each: Map, result: Tensor) -> Tensor:
-        target = self._kept(each.of, self.parent[each.of])
+        target = result
         if each.last and (exit := next((user for user in _outward(each.of) if user in self.stream), None)) is not None:
             beyond = self._kept(exit, self.parent[self.stream[exit]] - self.parent[exit])
             target = target + beyond.reshape(target.shape)
         args = each.op.args
         x = self.env[args[1] if name_of(each.op.target) == "aten.addmm" else args[0]].flatten(0, -2).double()  # type: ignore[index]
         y = target.flatten(0, -2).double()
-        bias = (
-            args[2]
-            if name_of(each.op.target) == "aten.linear" and len(args) > 2
-            else args[0]
-            if name_of(each.op.target) == "aten.addmm"
-            else None
-        )
-        if isinstance(bias, fx.Node):
+        bias = _bias(each.op)
+        if bias is not None:
             y = y - self.env[bias].double()
-        self.moments.setdefault(each.weight, []).append(_Moments(x.T @ x, x.T @ y, float(y.square().sum()), len(x)))
+        self.seen.append((each.weight, _Moments(x.T @ x, x.T @ y, float(y.square().sum()), len(x))))
         return target
 
     def _kept(self, of: fx.Node, value: Tensor) -> Tensor:
@@ -220,6 +256,12 @@ class _Beside(fx.Interpreter):
             if positions != range(axis.size):
                 value = value.index_select(dim, torch.as_tensor(positions))
         return value
+
+
+def _bias(op: fx.Node) -> fx.Node | None:
+    linear = name_of(op.target) == "aten.linear"
+    bias = (op.args[2] if len(op.args) > 2 else None) if linear else op.args[0] if name_of(op.target) == "aten.addmm" else None
+    return bias if isinstance(bias, fx.Node) else None
 
 
 def _outward(node: fx.Node) -> Iterator[fx.Node]:

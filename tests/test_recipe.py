@@ -188,3 +188,21 @@ def test_statistics_can_stand_in_for_the_scale(parent: Sized) -> None:
         outputs(child, ((IDS,), {}))[0], outputs(rooted, ((IDS,), {}))[0]
     )  # whatever it was multiplied by before
     assert two_roads(report.plan, parent, child, ((IDS,), {})).passed
+
+
+def test_maps_are_fitted_alike_when_memory_holds_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = Sized().eval()
+    together, _ = _child(parent, "full")
+    monkeypatch.setattr("graphclone.repair._MEMORY", 1)
+    one_by_one, _ = _child(parent, "full")
+    for (name, a), b in zip(together.state_dict().items(), one_by_one.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_one_batch_is_not_enough_to_refit_and_the_plan_says_so() -> None:
+    parent = Sized().eval()
+    rotated, _ = gc.subclone(parent, Sized(8, 3, 14).eval(), (IDS,), data=BATCHES[:1], recipe=Recipe(refit=False))
+    full, report = gc.subclone(parent, Sized(8, 3, 14).eval(), (IDS,), data=BATCHES[:1], recipe="full")
+    assert any("nothing can be held out" in remark for remark in report.plan.remarks)
+    for a, b in zip(rotated.state_dict().values(), full.state_dict().values(), strict=True):
+        assert torch.equal(a, b)

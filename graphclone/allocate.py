@@ -89,6 +89,10 @@ def allocate(
 
     **Raises** `SizeError` when even the least is beyond the budget, or a factor has no scores.
     """
+    if not 0 < least <= 1 or math.isnan(budget):
+        raise SizeError(
+            f"cannot share out {budget} with at least {least} of each factor", attempt="a number, and a share up to 1"
+        )
     chosen = _inside(layout, plan, kinds)
     steps = {factor.name: 8 if factor.size >= 64 else 1 for factor in chosen}
     floors = {factor.name: max(steps[factor.name], math.ceil(factor.size * least)) for factor in chosen}

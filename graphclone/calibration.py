@@ -72,6 +72,28 @@ class Calibration:
         """The same batches on layouts of other weights."""
         return replace(self, parts=tuple((change(layout), batches) for layout, batches in self.parts))
 
+    @torch.no_grad()
+    def same(self, other: Calibration) -> bool:
+        """Whether two layouts of one model, of other weights, give the same outputs on the first batch of each shape."""
+        pairs = zip(self.parts, other.parts, strict=True)
+        return all(_alike(*(_outputs(layout, batches[0]) for layout, batches in pair)) for pair in pairs)
+
+
+def _outputs(layout: Layout, leaves: list[Any]) -> list[Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # a parent in train mode drops the same
+        found = Run(layout, lambda *_: None).run(*leaves)
+    return [each for each in pytree.tree_leaves(found) if isinstance(each, Tensor) and each.is_floating_point()]
+
+
+def _alike(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    """To half of the digits that the type has."""
+    for a, b in zip(ours, theirs, strict=True):
+        bound = torch.finfo(a.dtype).eps ** 0.5 * float(a.abs().nan_to_num(posinf=0.0, neginf=0.0).amax()) if a.numel() else 0.0
+        if not torch.allclose(a, b, rtol=0.0, atol=bound, equal_nan=True):
+            return False
+    return True
+
 
 def _fits(layout: Layout, leaves: list[Any], spec: pytree.TreeSpec) -> bool:
     """Whether a layout's graph was captured at these inputs' shapes."""
@@ -122,7 +144,15 @@ def finite(node: fx.Node, value: Tensor) -> None:
 
 
 def call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A batch as a module is called with it."""
+    """A batch as a module is called with it.
+
+    **Raises** `GraphcloneError` for what is none.
+    """
     if isinstance(batch, Mapping):
         return (), dict(batch)
+    if not isinstance(batch, (tuple, list, Tensor)):
+        raise GraphcloneError(
+            f"a calibration batch cannot be a {type(batch).__name__}",
+            attempt="a tensor, a tuple of positional arguments, or a mapping of keyword arguments",
+        )
     return (tuple(batch), {}) if isinstance(batch, (tuple, list)) else ((batch,), {})

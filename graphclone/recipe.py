@@ -48,6 +48,7 @@ class Recipe:
 
 PAPER = Recipe(places="mean", influence=False, rotate=False, refit=False)
 RECIPES: Mapping[str, Recipe] = {"paper": PAPER, "full": Recipe()}
+DEFAULT = "full"  # where there is data: benchmarks/CONVERGENCE.md
 
 
 def recipe_named(name: str) -> Recipe:
@@ -82,10 +83,14 @@ def begin(layout: Layout, calibration: Calibration, recipe: Recipe, planner: Pla
     """
     scores = _scores(calibration, recipe)
     plan = planner(layout, scores)
-    turned, notes = _rotations(layout, calibration, plan) if recipe.rotate else ({}, [])
-    for name, (met, axes) in turned.items():
-        layout = rotated(layout, met, axes)
-        calibration = calibration.with_state(lambda each, name=name, axes=axes: rotated(each, meetings(each, each[name]), axes))  # type: ignore[misc]
+    turned: dict[str, tuple[Meetings, Tensor]] = {}
+    notes = []
+    for factor in layout.factors if recipe.rotate else ():
+        if factor.kind == "residual" and plan.size(factor.name) < factor.size:
+            try:
+                layout, calibration, turned[factor.name] = _rotated(layout, calibration, factor, plan.size(factor.name))
+            except FrozenError as error:
+                notes.append(f"'{factor.name}' is selected from, not rotated: {error.because}")
     if turned:
         scores |= Scores({name: _in_order(layout[name]) for name in turned})  # what is inside is as it was
         plan = planner(layout, scores)
@@ -117,20 +122,25 @@ def _scores(calibration: Calibration, recipe: Recipe) -> Scores:
     )
 
 
-def _rotations(layout: Layout, calibration: Calibration, plan: Plan) -> tuple[dict[str, tuple[Meetings, Tensor]], list[str]]:
-    """For each stream that is cut, how it is met and its axes; and why others are not rotated."""
-    found: dict[str, tuple[Meetings, Tensor]] = {}
-    notes = []
-    for factor in layout.factors:
-        if factor.kind == "residual" and plan.size(factor.name) < factor.size:
-            try:
-                met = meetings(layout, factor)
-            except FrozenError as error:
-                notes.append(f"'{factor.name}' is selected from, not rotated: {error.because}")
-                continue
-            axes = principal_axes(calibration, factor.name, met.centred).axes
-            found[factor.name] = met, mean_free(axes, plan.size(factor.name)) if met.centred else axes
-    return found, notes
+def _rotated(
+    layout: Layout, calibration: Calibration, factor: Factor, width: int
+) -> tuple[Layout, Calibration, tuple[Meetings, Tensor]]:
+    """The parent on a turned stream, and how it was turned.
+
+    **Raises** `FrozenError` where a rotation is no invariance.
+    """
+    met = meetings(layout, factor)
+    axes = principal_axes(calibration, factor.name, met.centred).axes
+
+    def along(axes: Tensor) -> Calibration:
+        return calibration.with_state(lambda each: rotated(each, meetings(each, each[factor.name]), axes))
+
+    if not calibration.same(
+        along(mean_free(axes, factor.size) if met.centred else axes)
+    ):  # the analysis has overlooked something
+        raise FrozenError(f"cannot rotate '{factor.name}'", because="on the calibration data a rotation changes the outputs")
+    axes = mean_free(axes, width) if met.centred else axes
+    return rotated(layout, met, axes), along(axes), (met, axes)
 
 
 def _in_order(factor: Factor) -> tuple[float, ...]:

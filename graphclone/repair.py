@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from graphclone import axes as algebra
 from graphclone.calibration import Calibration, Run
+from graphclone.errors import PlanError
 from graphclone.execute.graph import Child, execute
 from graphclone.layout import Layout
 from graphclone.plan import Plan
@@ -129,10 +130,10 @@ class _Measured:
 
 def _measured(calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None, spans: bool) -> Iterator[_Measured]:
     """Each map with its moments. So many maps at a time as `_MEMORY` holds moments of; each time the batches are run anew."""
-    children = [
-        execute(replace(plan, inputs={}), torch.nn.Module(), trace=layout.trace, fitted=fitted) for layout, _ in calibration.parts
-    ]
+    calibration, children = _runnable(calibration, plan, fitted)
     maps = [list(_maps(layout, plan, child)) for (layout, _), child in zip(calibration.parts, children, strict=True)]
+    if not children:
+        return
     found = {each.weight: _Measured(each.weight, children[0].get_parameter(each.weight).detach(), each.rows) for each in maps[0]}
     for group in _groups(list(found.values())):
         at = itertools.count()
@@ -146,6 +147,18 @@ def _measured(calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor]
         yield from group.values()
         for each in group.values():
             each.train = each.test = None
+
+
+def _runnable(calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None) -> tuple[Calibration, list[Child]]:
+    """The batches of whose shapes the plan is (a table of positions is cut at a length), and the child's graph at each shape."""
+    parts, children = [], []
+    for part in calibration.parts:
+        try:
+            children.append(execute(replace(plan, inputs={}), torch.nn.Module(), trace=part[0].trace, fitted=fitted))
+        except PlanError:
+            continue
+        parts.append(part)
+    return Calibration(tuple(parts)), children
 
 
 def _groups(every: list[_Measured]) -> Iterator[dict[str, _Measured]]:
@@ -164,6 +177,8 @@ def _groups(every: list[_Measured]) -> Iterator[dict[str, _Measured]]:
 
 def _ridge(moments: _Moments, first: Tensor, ridge: float) -> Tensor:
     """argmin |X Wᵀ - Y|² + λ |W - W₀|², with λ a share of the mean squared input."""
+    if not moments.xx.diagonal().mean() > 0:  # nothing goes in
+        return first
     damped = moments.xx + ridge * moments.xx.diagonal().mean() * torch.eye(len(moments.xx), dtype=torch.float64)
     change: Tensor = torch.linalg.solve(damped, moments.xy - moments.xx @ first.T)
     return first + change.T
@@ -173,7 +188,7 @@ def _maps(layout: Layout, plan: Plan, child: Child) -> Iterator[Map]:
     """The linear maps of the child that sum fewer inputs than in the parent, each of a weight that is used but once."""
     keep = {layout[name]: kept for name, kept in plan.keep.items()}
     shrunk = {c.node for c in layout.contractions if algebra.size(c.axis, keep) != c.axis.size}
-    last = set(_last_maps(layout))
+    last, parameters = set(_last_maps(layout)), dict(child.named_parameters(remove_duplicate=False))
     for node in child.graph.nodes:
         of, at = node.meta.get("of"), _WEIGHT.get(name_of(node.target))
         if node.op == "call_function" and of in shrunk and at is not None:
@@ -185,7 +200,9 @@ def _maps(layout: Layout, plan: Plan, child: Child) -> Iterator[Map]:
                 weight.op == "get_attr"
                 and len(weight.users) == 1
                 and "tensor" in weight.meta
-                and child.get_parameter(weight.meta["tensor"]).dim() == 2
+                and weight.meta["tensor"] in parameters
+                and parameters[weight.meta["tensor"]].dim() == 2
+                and not node.kwargs  # an alpha or beta of addmm
             ):
                 yield Map(node, of, weight.meta["tensor"], rows, of in last)
 
@@ -240,8 +257,8 @@ class _Beside(fx.Interpreter):
             beyond = self._kept(exit, self.parent[self.stream[exit]] - self.parent[exit])
             target = target + beyond.reshape(target.shape)
         args = each.op.args
-        x = self.env[args[1] if name_of(each.op.target) == "aten.addmm" else args[0]].flatten(0, -2).double()  # type: ignore[index]
-        y = target.flatten(0, -2).double()
+        x = self.env[args[1] if name_of(each.op.target) == "aten.addmm" else args[0]].double()  # type: ignore[index]
+        x, y = x.reshape(-1, x.shape[-1]), target.reshape(-1, target.shape[-1]).double()
         bias = _bias(each.op)
         if bias is not None:
             y = y - self.env[bias].double()

@@ -17,7 +17,7 @@ from graphclone.execute.destination import Filled
 from graphclone.layout import Layout, analyze
 from graphclone.passes import DropBlocks, Scale, Shrink, whole
 from graphclone.plan import Plan
-from graphclone.recipe import Beginning, Recipe, begin, recipe_named
+from graphclone.recipe import DEFAULT, Beginning, Recipe, begin, recipe_named
 from graphclone.scores import Scores, score_weights
 from graphclone.verify import parity
 
@@ -78,7 +78,7 @@ def subclone(
     data: Iterable[Any] | None = None,
     scores: Scores | None = None,
     scale: bool = True,
-    recipe: str | Recipe = "paper",
+    recipe: str | Recipe = DEFAULT,
 ) -> tuple[M, Report]:
     """Initialise `destination` from `parent` (weight subcloning, arXiv 2312.09299).
 
@@ -89,8 +89,8 @@ def subclone(
     - `data`: calibration batches, each a mapping of keyword arguments, a tuple of positional ones, or a tensor. Without them units are
       ranked by the norm of their weights;
     - `scores`: ready-made scores instead;
-    - `recipe`: how the child begins, by name or as a `graphclone.recipe.Recipe`: `paper`, or `full`, which rotates the residual stream
-      and fits what was cut in closed form, and needs data.
+    - `recipe`: how the child begins where there is data, by name or as a `graphclone.recipe.Recipe`: `full` drops the blocks of least
+      influence, rotates the residual stream and fits what was cut in closed form; `paper` selects, as weight subcloning does.
 
     **Returns** the destination itself, filled, and a report of what came from where (with the plan).
 

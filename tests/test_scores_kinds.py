@@ -108,6 +108,10 @@ def test_gradients_need_batches_and_a_kind(parent: Model, layout: gc.Layout) -> 
         score_gradients(layout, parent, [IDS], _loss, kind="loudness")
     with pytest.raises(GraphcloneError, match="no batches"):
         score_gradients(layout, parent, [], _loss)
+    with torch.no_grad():
+        assert score_gradients(layout, parent, [IDS], _loss).units
+    with pytest.raises(GraphcloneError, match="no gradients"):
+        score_gradients(layout, Model().requires_grad_(False), [IDS], _loss)
 
 
 def test_block_influence_is_one_minus_the_cosine_of_what_goes_in_and_out(parent: Model) -> None:
@@ -130,6 +134,10 @@ def test_the_run_of_blocks_of_the_least_angle_goes(parent: Model) -> None:
     ]
     least = int(torch.tensor(angles).argmin())
     assert [index for index, worth in enumerate(found) if worth == 0] == [least, least + 1]
+    assert angular(Calibration.of(parent, BATCHES[:1]), {}).blocks["blocks"] == (1.0, 1.0, 1.0, 1.0)
+    assert angular(Calibration.of(parent, BATCHES[:1]), 7).blocks["blocks"] == (1.0, 1.0, 1.0, 1.0)
+    with pytest.raises(SizeError, match="cannot have 0 blocks"):
+        angular(Calibration.of(parent, BATCHES[:1]), 0)
 
 
 def test_greedy_tries_every_removal_anew(layout: gc.Layout) -> None:

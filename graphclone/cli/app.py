@@ -101,11 +101,12 @@ def clone(
     ] = None,
     batch: Annotated[int, typer.Option(help="examples per calibration batch")] = 8,
     recipe: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="NAME", help="how the child begins: paper, or full (with --data): rotated, and fitted in closed form"
+            metavar="NAME",
+            help="how the child begins: full (the default with --data), rotated and fitted in closed form; paper, selected",
         ),
-    ] = "paper",
+    ] = None,
     no_scale: Annotated[bool, typer.Option("--no-scale", help="leave weights as they are, instead of × sqrt(d / d′)")] = False,
     dynamic: Annotated[
         bool,

@@ -78,7 +78,7 @@ def planned(asked: Asked, wanted: Wanted, inputs: Mapping[str, Tensor] | None = 
             else:
                 plan, overrides, child = found.plan, found.settings, found.child
     begun = None
-    if calibration is not None and (recipe := recipe_named(wanted.recipe)) != PAPER:
+    if calibration is not None and (recipe := recipe_named(wanted.begins)) != PAPER:
         with working("rotating and refitting"):
             goal = target if target is not None else _destination(child, parent, layout) if child is not None else None
             begun = begin(layout, calibration, recipe, lambda ours, found: _replanned(ours, found, goal, plan, wanted))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from graphclone.cli.options import Asked
 from graphclone.errors import OutputError, SizeError
-from graphclone.recipe import PAPER, recipe_named
+from graphclone.recipe import DEFAULT, PAPER, recipe_named
 
 SCORES = ("activations", "weights", "uniform")
 Size = int | float  # a number of units or blocks, or a share of them
@@ -35,7 +35,12 @@ class Wanted:
     like: Path | None
     params: str | None
     pt2: bool = False
-    recipe: str = "paper"
+    recipe: str | None = None
+
+    @property
+    def begins(self) -> str:
+        """The recipe's name: the one asked for; else the default where there is data, and a child to hold what is computed from it."""
+        return self.recipe or (DEFAULT if self.data is not None and not self.plan_only else "paper")
 
     def parameters(self) -> int | None:
         """`60M` is 60 million."""
@@ -89,7 +94,7 @@ def check(asked: Asked, wanted: Wanted) -> None:
         raise SizeError("--scores activations needs calibration data", attempt="--data FILE.safetensors, or --scores weights")
     if wanted.data is not None and wanted.scores in ("weights", "uniform"):
         raise SizeError(f"--data is of no use to --scores {wanted.scores}", attempt="--scores activations, or no --data")
-    if recipe_named(wanted.recipe) != PAPER and wanted.data is None:
+    if recipe_named(wanted.begins) != PAPER and wanted.data is None:
         raise SizeError(f"--recipe {wanted.recipe} needs calibration data", attempt="--data FILE.safetensors, or no --recipe")
     if wanted.batch < 1:
         raise SizeError(f"cannot read --batch {wanted.batch}", because="a batch has at least one example")

@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import fx
+from torch import Tensor, fx
 
 from graphclone import axes as algebra
 from graphclone.axes import Factor
 from graphclone.errors import FrozenError
 from graphclone.layout import Layout
-from graphclone.rules import Reason, Typed, elementwise, identity, name_of, rule_for
+from graphclone.rules import Contraction, Reason, Typed, elementwise, identity, name_of, rule_for
 
 Slot = tuple[str, int]
 
@@ -71,16 +71,19 @@ class _Walk:
     def __init__(self, layout: Layout, factor: Factor) -> None:
         self.layout, self.factor = layout, factor
         self.seen: dict[fx.Node, _Seen] = {}
-        self.writes: set[str] = set()
+        self.writes: set[Slot] = set()
         self.reads: dict[Slot, set[tuple[str | None, str | None, str | None]]] = {}
         self.neutral: dict[str, float] = {}
         self.centred = False
         self.raw: fx.Node | None = None  # what reads the stream with its mean
-        self.summed = {c.node: c for c in layout.contractions if factor in algebra.factors(c.axis)}
+        self.summed: dict[fx.Node, Contraction] = {}
         if factor.frozen is not None:
             raise self._refused(str(factor.frozen), None)
         if factor.interface:
             raise self._refused("it is part of the model's inputs or outputs", None)
+        for each in layout.contractions:
+            if factor in algebra.factors(each.axis) and self.summed.setdefault(each.node, each) is not each:
+                raise self._refused("its units are summed with themselves", each.node)
         for node in layout.trace.graph.nodes:
             inputs = [each for each in node.all_input_nodes if each in self.seen]
             if node.op == "get_attr" and self._on(node):
@@ -90,12 +93,15 @@ class _Walk:
             elif node.op == "call_function" and (inputs or self._on(node)):
                 found = self._met(node, inputs)
                 if found is not None:
+                    value = node.meta.get("val")
+                    if isinstance(value, Tensor) and not value.is_floating_point():
+                        raise self._refused("its values are rounded to whole numbers, or are complex", node)
                     self.seen[node] = found
 
     def result(self) -> Meetings:
         gains, offsets, readers = {}, {}, set()
         for slot, folds in self.reads.items():
-            if len(folds) > 1 or (slot[0] in self.writes and (folds != {(None, None, None)} or self.centred)):
+            if len(folds) > 1 or (slot in self.writes and (folds != {(None, None, None)} or self.centred)):
                 raise self._refused(
                     f"'{slot[0]}' is used in two ways, and a norm's gain can be folded into one of them only", None
                 )
@@ -107,11 +113,14 @@ class _Walk:
                 offsets[slot] = offset, bias
         if self.centred and self.raw is not None:
             raise self._refused("one norm takes the mean of its units away, and this reads them with it", self.raw)
-        if used := self.neutral.keys() & (self.writes | {name for name, _ in self.reads}):
+        biases = {bias for _, bias in offsets.values()}
+        if used := self.neutral.keys() & {*(name for name, _ in self.writes | readers), *biases}:
             raise self._refused(f"'{used.pop()}' is a gain in one place and part of the stream in another", None)
-        writers = {(name, dim) for name in self.writes for dim in self._dims(self.layout.parameters[name])} - readers
-        writers |= {slot for slot in readers if slot[0] in self.writes}
-        return Meetings(self.factor, frozenset(writers), frozenset(readers), gains, self.neutral, offsets, self.centred)
+        found = Meetings(self.factor, frozenset(self.writes), frozenset(readers), gains, self.neutral, offsets, self.centred)
+        for name in found.changes():
+            if not (tensor := self.layout.trace.state[name]).is_floating_point() or tensor.element_size() < 2:
+                raise self._refused(f"'{name}' holds {tensor.dtype}, which cannot be turned", None)
+        return found
 
     # -- one node ----------------------------------------------------------------------------------------------------------
 
@@ -119,9 +128,9 @@ class _Walk:
         name = name_of(node.target)
         if identity(node.target) or name.endswith("_as"):  # the second is read for its shape or dtype only
             inputs = [each for each in inputs if each is node.args[0]]
+        if name in ("aten.zeros", "aten.new_zeros", "aten.zeros_like"):
+            return _Seen() if self._on(node) else None
         if not inputs:
-            if name in ("aten.zeros", "aten.new_zeros", "aten.zeros_like"):
-                return _Seen()
             raise self._refused("a value is spread over its units", node)
         if name in ("aten.layer_norm", "aten.rms_norm"):
             return self._normed(node, name)
@@ -168,16 +177,20 @@ class _Walk:
 
     def _with_mean(self, value: fx.Node, node: fx.Node, centred: bool = False) -> None:
         """Note who reads a value of which the mean counts."""
-        seen = self.seen[value]
-        if not (centred or seen.centred or seen.bare is not None):
+        if not (centred or self.seen[value].centred):
             self.raw = node
 
     def _as_gain(self, node: fx.Node, user: fx.Node, neutral: float = 1.0) -> str:
         seen = self.seen.get(node)
         if seen is None or seen.bare is None or not self._is_gain(node):
             raise self._refused("a gain that is no parameter of one value per unit", user)
-        self.neutral[seen.bare] = neutral
-        return seen.bare
+        return self._neutral(seen.bare, neutral, user)
+
+    def _neutral(self, name: str, value: float, node: fx.Node) -> str:
+        """Note what a gain is set to once it is folded."""
+        if self.neutral.setdefault(name, value) != value:
+            raise self._refused(f"'{name}' is a gain in one place, and an offset or another kind of gain elsewhere", node)
+        return name
 
     def _multiplied(self, node: fx.Node, inputs: list[fx.Node]) -> _Seen:
         if len(inputs) == 1:
@@ -191,7 +204,8 @@ class _Walk:
         self._plain(values[0], node)
         bare = self.seen[gains[0]].bare
         assert bare is not None
-        self.neutral.setdefault(bare, 1.0)
+        if self.seen[gains[0]].form != "gain":
+            self._neutral(bare, 1.0, node)
         return _Seen(gain=bare, centred=self.seen[values[0]].centred)
 
     def _is_gain(self, node: fx.Node) -> bool:
@@ -211,21 +225,24 @@ class _Walk:
             and self._is_gain(inputs[0])
             and isinstance(second, (int, float))
             and name_of(node.target) == "aten.add"
+            and not node.kwargs
         ):
             bare = self.seen[inputs[0]].bare
             assert bare is not None
-            self.neutral[bare] = 1.0 - second  # x · (1 + γ): γ is 0 once it is folded
-            return _Seen("gain", bare=bare)
+            return _Seen("gain", bare=self._neutral(bare, 1.0 - second, node))  # x · (1 + γ): γ is 0 once it is folded
         if len(inputs) == 1 and first is not second:
             raise self._refused("something else than the stream's own is added to every unit", node)
         return self._alike(node, inputs)
 
     def _scaled(self, node: fx.Node, inputs: list[fx.Node], name: str) -> _Seen:
-        rest = [each for each in node.args if isinstance(each, (int, float)) and not isinstance(each, bool)]
-        if name == "aten.div" and (len(inputs) > 1 or node.args[0] is not inputs[0]):
-            raise self._refused("it is divided unit by unit", node)
-        if name in ("aten.masked_fill", "aten.where") and any(value != 0 for value in rest):
-            raise self._refused("some of its positions are filled with a number", node)
+        if name == "aten.div" and (len(inputs) > 1 or node.args[0] is not inputs[0] or node.kwargs.get("rounding_mode")):
+            raise self._refused("it is divided unit by unit, or rounded", node)
+        values = {"aten.masked_fill": (0, 2), "aten.where": (1, 2), "aten.lerp": (0, 1)}.get(name)
+        if values is not None:
+            if any(node.args[at] not in inputs and (name == "aten.lerp" or node.args[at] != 0) for at in values):
+                raise self._refused("some of its positions are filled with something that is not the stream's", node)
+            if any(each in inputs for at, each in enumerate(node.args) if at not in values):
+                raise self._refused("each unit is chosen or weighted by itself", node)
         return self._alike(node, inputs)
 
     def _alike(self, node: fx.Node, inputs: list[fx.Node]) -> _Seen:
@@ -238,7 +255,10 @@ class _Walk:
             if (seen.form, seen.gain, seen.offset) != (first.form, first.gain, first.offset) or seen.form == "gain":
                 raise self._refused("values on the stream meet that carry different gains of norms", node)
             self._write(each)
-        if first.offset is not None and not (identity(node.target) or _moves(node)):
+        padded = name_of(node.target) in ("aten.constant_pad_nd", "aten.pad")
+        if padded and _arguments(node).get("value") not in (None, 0):
+            raise self._refused("some of its positions are filled with a number", node)
+        if first.offset is not None and (padded or not (identity(node.target) or _moves(node))):
             raise self._refused("what a norm put out is scaled before it is read", node)
         return replace(first, bare=None, centred=all(self.seen[each].centred for each in inputs))
 
@@ -253,7 +273,10 @@ class _Walk:
             "aten.conv1d": 2,
             "aten.conv2d": 2,
         }.get(name)
-        factors = [each for at, each in enumerate(node.args) if each in inputs and at != added]
+        operands = list(node.args[1]) if name == "aten.einsum" else list(node.args)  # type: ignore[arg-type]
+        if added is not None and added < len(operands) and isinstance(operands[added], fx.Node) and operands[added] not in inputs:
+            raise self._refused("something else than the stream's own is added to every unit", node)
+        factors = [each for at, each in enumerate(operands) if each in inputs and at != added]
         if name == "aten.scaled_dot_product_attention" and factors != [node.args[2]]:
             raise self._refused("attention compares its units", node)
         if len(factors) > 1 or _arguments(node).get("groups", 1) != 1:
@@ -271,7 +294,7 @@ class _Walk:
 
     def _write(self, value: fx.Node) -> None:
         if (bare := self.seen[value].bare) is not None:
-            self.writes.add(bare)
+            self.writes.update((bare, dim) for dim in self._dims(self.layout.parameters[bare]))
 
     # -- sums over the units -----------------------------------------------------------------------------------------------
 
@@ -292,13 +315,16 @@ class _Walk:
                 self._with_mean(value, node)
                 return
             raise self._refused("its units are reduced to one value", node)
+        if name not in _PRODUCTS or (name == "aten.einsum" and len(node.args[1]) > 2):  # type: ignore[arg-type]
+            raise self._refused("more than two values are multiplied unit by unit", node)
         forms = [self.seen[each] for each, _ in operands]
-        for each, _ in operands:
-            self._with_mean(each, node)
         weights = [(each, dim) for (each, dim), seen in zip(operands, forms, strict=True) if seen.bare is not None]
         if any(seen.form != "vector" for seen in forms) or len(operands) > 2:
             raise self._refused("more than two values are multiplied unit by unit", node)
         folded = next((seen for seen in forms if seen.gain is not None or seen.offset is not None), _Seen())
+        for each, _ in operands:
+            if each not in [weight for weight, _ in weights]:
+                self._with_mean(each, node)
         if not weights:
             if folded != _Seen():
                 raise self._refused("what a norm put out meets another value before a linear map has read it", node)
@@ -306,7 +332,10 @@ class _Walk:
         if len(weights) == 2 or (name == "aten.scaled_dot_product_attention"):
             raise self._refused("parameters on the stream are multiplied with one another", node)
         (weight, dim), bias = weights[0], self._bias(node) if folded.offset is not None else None
-        self.reads.setdefault(self._slot(weight, dim, node), set()).add((folded.gain, folded.offset, bias))
+        slot = self._slot(weight, dim, node)
+        self.reads.setdefault(slot, set()).add((folded.gain, folded.offset, bias))
+        own = self._dims(self.layout.parameters[slot[0]]) if self._on(node) else ()
+        self.writes.update((slot[0], other) for other in own if other != slot[1])  # from the stream to itself
 
     def _slot(self, weight: fx.Node, dim: int, node: fx.Node) -> Slot:
         name = self.seen[weight].bare
@@ -319,11 +348,18 @@ class _Walk:
     def _bias(self, node: fx.Node) -> str:
         at = {"aten.linear": 2, "aten.addmm": 0}.get(name_of(node.target))
         bias: Any = node.args[at] if at is not None and at < len(node.args) else None
+        reads = [
+            each
+            for each in self.layout.trace.graph.find_nodes(op="get_attr")
+            if isinstance(bias, fx.Node) and each.target == bias.target
+        ]
         if (
             not isinstance(bias, fx.Node)
             or bias.op != "get_attr"
             or bias.target not in self.layout.trace.parameters
-            or len(bias.users) > 1
+            or sum(len(each.users) for each in reads) > 1
+            or node.kwargs
+            or self.layout.trace.state[str(bias.target)].shape != node.meta["val"].shape[-1:]
         ):
             raise self._refused("a norm's offset has to be folded into a bias, and what reads it has none of its own", node)
         return str(bias.target)
@@ -353,6 +389,13 @@ class _Walk:
         )
 
 
+_PRODUCTS = {
+    f"aten.{name}"
+    for name in (
+        "linear", "addmm", "mm", "mv", "dot", "bmm", "baddbmm", "matmul", "einsum", "convolution", "conv1d", "conv2d", "conv3d",
+        "scaled_dot_product_attention",
+    )
+}  # fmt: skip
 _LINEAR = {
     f"aten.{name}"
     for name in (

@@ -56,7 +56,8 @@ def principal_axes(calibration: Calibration, name: str, centred: bool = False) -
 
 
 def _moment(value: Tensor, dim: int, centred: bool) -> Tensor:
-    tokens = value.detach().movedim(dim, -1).flatten(0, -2).double()
+    tokens = value.detach().movedim(dim, -1)
+    tokens = tokens.reshape(-1, tokens.shape[-1]).double()
     tokens = tokens - tokens.mean(-1, keepdim=True) if centred else tokens
     tokens = tokens / tokens.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     moment: Tensor = tokens.T @ tokens

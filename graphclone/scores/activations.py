@@ -79,14 +79,14 @@ class _Places:
             for factor in self.residual:
                 for dim, axis in enumerate(typed.axes):
                     if factor in set(algebra.factors(axis)):
-                        found = STREAM[self.stream](value.detach().double().movedim(dim, -1).flatten(0, -2))
+                        found = STREAM[self.stream](_rows(value.detach().double().movedim(dim, -1)))
                         self.said[factor.name][node.name].append(per_unit(found, axis, factor))
         for at, (factor, axis, x, w) in enumerate(self.readers.get(node, ())):
             self.said[factor.name][f"{node.name}.{at}"].append(self._part(factor, axis, (env[x[0]], x[1]), (env[w[0]], w[1])))
 
     def _part(self, factor: Factor, axis: Axis, value: tuple[Tensor, int], weight: tuple[Tensor, int]) -> Tensor:
         """What each unit has in a sum. A contribution is exact for matrices; else the parts of a unit's positions count as independent."""
-        x = value[0].movedim(value[1], -1).flatten(0, -2)
+        x = _rows(value[0].movedim(value[1], -1))
         w = weight[0].detach()
         owners = torch.tensor(algebra.labels(axis, factor))
         single = bool((owners[owners >= 0].bincount(minlength=factor.size) == 1).all())
@@ -96,6 +96,11 @@ class _Places:
         w = w.movedim(weight[1], 0)
         chosen = ((owners == unit).nonzero()[:, 0] for unit in range(factor.size))
         return torch.stack([(x[:, each] @ w[each]).norm(dim=-1).mean() for each in chosen]).double()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[tokens, n], of one token where there is no other dim."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def _reading(layout: Layout) -> Mapping[fx.Node, list[tuple[Factor, Axis, Operand, Operand]]]:

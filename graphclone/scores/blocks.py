@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from graphclone.blocks import Stack
 from graphclone.calibration import Calibration, Visit, along, between, finite
+from graphclone.errors import SizeError
 from graphclone.layout import Layout
 from graphclone.scores.scores import Scores
 
@@ -22,6 +23,14 @@ def block_influence(calibration: Calibration) -> Scores:
     found = Influence()
     calibration.each(found.look)
     return found.scores()
+
+
+def _kept(stack: Stack, depth: int | Mapping[str, int]) -> int:
+    """How many blocks of a stack stay. **Raises** `SizeError`."""
+    kept = depth.get(stack.name, len(stack)) if isinstance(depth, Mapping) else depth
+    if not isinstance(kept, int) or kept < 1:
+        raise SizeError(f"'{stack.name}' cannot have {kept!r} blocks", attempt="a whole number, at least one")
+    return min(kept, len(stack))
 
 
 class Influence:
@@ -46,21 +55,24 @@ def angular(calibration: Calibration, depth: int | Mapping[str, int]) -> Scores:
     said: dict[str, list[Tensor]] = defaultdict(list)
 
     def judge(stack: Stack, seen: Mapping[fx.Node, Tensor]) -> None:
-        kept = depth.get(stack.name, len(stack)) if isinstance(depth, Mapping) else min(depth, len(stack))
-        run = len(stack) - kept
+        run = len(stack) - kept[stack.name]
+        starts = range(kept[stack.name] + 1) if run else ()
         angles = [
             (_cosine(seen[stack.blocks[i].entry], seen[stack.blocks[i + run - 1].exit]).clamp(-1, 1).arccos() / math.pi).mean()
-            for i in range(kept + 1)
+            for i in starts
         ]
-        said[stack.name].append(torch.stack(angles) if run else torch.zeros(0))
+        said[stack.name].append(torch.tensor(angles))
 
+    stacks = calibration.parts[0][0].blocks
+    kept = {stack.name: _kept(stack, depth) for stack in stacks}
     calibration.each(lambda layout: _between(layout, judge))
     scores = {}
-    for stack in calibration.parts[0][0].blocks:
-        angles = torch.stack(said[stack.name]).mean(0)
-        first = int(angles.argmin()) if len(angles) else 0
-        run = range(first, first + len(stack) + 1 - len(angles)) if len(angles) else range(0)
-        scores[stack.name] = tuple(float(index not in run) for index in range(len(stack)))
+    for stack in stacks:
+        if stack.name in said:
+            angles = torch.stack(said[stack.name]).mean(0)
+            first = int(angles.argmin()) if len(angles) else len(stack)
+            gone = range(first, first + len(stack) - kept[stack.name])
+            scores[stack.name] = tuple(float(index not in gone) for index in range(len(stack)))
     return Scores(blocks=scores)
 
 

@@ -31,11 +31,19 @@ def score_gradients(
     if kind not in GRADIENTS:
         raise UnknownNameError(f"there is no way '{kind}' to score units", attempt=" or ".join(GRADIENTS))
     named = {name: each for name, each in model.named_parameters() if name in layout.parameters and each.requires_grad}
+    if not named:
+        raise GraphcloneError(
+            "there are no gradients to score units by",
+            because="no parameter of the layout requires one",
+            attempt="model.requires_grad_(True), or score_activations",
+        )
     totals: dict[Factor, Tensor] = {}
     count = 0
     for batch in batches:
         args, kwargs = call(batch)
-        gradients = torch.autograd.grad(loss(model(*args, **kwargs), batch), list(named.values()), allow_unused=True)
+        with torch.enable_grad():
+            value = loss(model(*args, **kwargs), batch)
+        gradients = torch.autograd.grad(value, list(named.values()), allow_unused=True)
         count += 1
         for factor, total in _summed(layout, dict(zip(named, gradients, strict=True)), named, kind).items():
             totals[factor] = totals.get(factor, 0) + total.abs()

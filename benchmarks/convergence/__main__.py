@@ -38,7 +38,8 @@ def main() -> int:
         try:
             for run, result in done(grids, asked.arm, results, asked.jobs):
                 results[run.key] = result
-                store.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n")
+                lines = (f"{json.dumps(key)}: {json.dumps(results[key])}" for key in sorted(results))
+                store.write_text("{\n" + ",\n".join(lines) + "\n}\n")  # one run a line
                 print(f"{run.key}: {result.get('error') or result['loss'][-1]}", flush=True)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)

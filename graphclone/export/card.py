@@ -16,7 +16,8 @@ _TRAINING = """\
 The weights are a beginning, not an end: train it before use. A clone wants a lower learning rate and less weight decay than random
 weights do. The paper (arXiv 2312.09299) went from 2e-3 and 0.2 to 1e-4 and 5e-3 for a ViT on ImageNet, and kept 1e-4 but lowered weight
 decay from 0.1 to 1e-3 for GPT-2. Begin with a tenth of what you would take for random weights, warm up for a few hundred steps, and try the
-neighbours on either side."""
+neighbours on either side. In graphclone's own races, which are short (benchmarks/CONVERGENCE.md), small clones did best at between a quarter of
+the random child's rate (50 steps) and twice that (400 steps)."""
 
 
 def model_card(child: nn.Module, parent: Path | None, plan: Plan) -> str:
@@ -44,11 +45,21 @@ Initialised by [weight subcloning](https://arxiv.org/abs/2312.09299) with graphc
 ```
 
 `plan.json` says of every tensor which blocks and units of the parent it holds, and by what it was multiplied.
-
+{_computed(plan)}
 ## Training it
 
 {_TRAINING}
 """
+
+
+def _computed(plan: Plan) -> str:
+    """What is no selection."""
+    told = f"{len(plan.fitted)} tensors (`fitted` in it) were computed from calibration data. " if plan.fitted else ""
+    if plan.rotated:
+        told += (
+            f"The units of {', '.join(plan.rotated)} are principal axes of the parent's stream, which `axes.safetensors` holds. "
+        )
+    return told.strip() + "\n" if told else ""
 
 
 def _provenance(parent: Path | None) -> str:

@@ -17,12 +17,12 @@ from graphclone.execute import child_state, fill, weights
 from graphclone.passes import whole
 from graphclone.verify import outputs, two_roads, verify
 from models_zoo import tiny
-from tests.zoo import clone, subject
+from tests.zoo import selected, subject
 
 
 @pytest.mark.parametrize("name", ["hf/llama", "hf/t5", "timm/swin", "raw/stacked_gpt"])
 def test_streamed_from_safetensors_it_is_bit_equal_to_in_memory(name: str, tmp_path: Path) -> None:
-    it, (_, report) = subject(name), clone(name)
+    it, (_, report) = subject(name), selected(name)
     save_file({key: tensor.detach().contiguous() for key, tensor in it.trace.state.items()}, tmp_path / "parent.safetensors")
     with safe_open(tmp_path / "parent.safetensors", framework="pt") as file:
         streamed = dict(weights(report.plan, file.get_tensor))
@@ -37,13 +37,13 @@ def test_a_child_shares_no_memory_with_its_parent(name: str) -> None:
     parent = {tensor.untyped_storage().data_ptr() for tensor in it.model.state_dict().values() if tensor.numel()}
     whole_child = gc.execute(gc.plan(it.layout), it.model, trace=it.trace)
     assert not parent & {tensor.untyped_storage().data_ptr() for tensor in whole_child.state_dict().values() if tensor.numel()}
-    assert not parent & {t.untyped_storage().data_ptr() for t in clone(name)[0].state_dict().values() if t.numel()}
+    assert not parent & {t.untyped_storage().data_ptr() for t in selected(name)[0].state_dict().values() if t.numel()}
 
 
 @pytest.mark.parametrize("name", ["hf/gpt2", "hf/swin", "raw/einsum_gpt"])
 def test_a_rewritten_graph_trains(name: str) -> None:
     it = subject(name)
-    child = gc.execute(clone(name)[1].plan, it.model, trace=it.trace)
+    child = gc.execute(selected(name)[1].plan, it.model, trace=it.trace)
     optimizer = torch.optim.SGD(child.parameters(), lr=1e-3)
     losses = []
     for _ in range(3):
@@ -129,7 +129,7 @@ def test_a_missing_tensor_is_named() -> None:
 
 
 def test_filling_says_what_came_from_where() -> None:
-    _, report = clone("hf/llama")
+    _, report = selected("hf/llama")
     assert report.filled.filled["model.layers.1.mlp.up_proj.weight"] == "model.layers.3.mlp.up_proj.weight"
     assert report.filled.fresh == ()
     assert "tensors from the parent" in str(report)
@@ -138,7 +138,7 @@ def test_filling_says_what_came_from_where() -> None:
 def test_filling_keeps_the_destinations_dtype() -> None:
     it = subject("hf/llama")
     destination = tiny.get("hf/llama").smaller().to(torch.bfloat16)
-    fill(clone("hf/llama")[1].plan, it.trace.state.__getitem__, destination)
+    fill(selected("hf/llama")[1].plan, it.trace.state.__getitem__, destination)
     assert {p.dtype for p in destination.parameters()} == {torch.bfloat16}
 
 

@@ -14,18 +14,18 @@ import graphclone as gc
 from graphclone.errors import FrozenError, PlanError, SizeError, UnknownNameError
 from graphclone.passes import DropBlocks, Shrink, whole
 from graphclone.verify import outputs, two_roads
-from tests.zoo import clone, subject
+from tests.zoo import selected, subject
 
 
 @pytest.mark.parametrize("name", ["hf/llama", "raw/stacked_gpt", "timm/swin"])
 def test_a_plan_survives_the_disk(name: str, tmp_path: Path) -> None:
-    plan = clone(name)[1].plan
+    plan = selected(name)[1].plan
     plan.save(tmp_path / "plan.json")
     assert gc.Plan.load(tmp_path / "plan.json") == plan
 
 
 def test_a_loaded_plan_needs_only_the_parent() -> None:
-    it, (child, report) = subject("hf/llama"), clone("hf/llama")
+    it, (child, report) = subject("hf/llama"), selected("hf/llama")
     plan = gc.Plan.loads(report.plan.dumps())
     made = gc.execute(plan, it.model)
     for a, b in zip(outputs(child, it.inputs), outputs(made, it.inputs), strict=True):
@@ -63,7 +63,7 @@ def test_a_plan_that_is_not_there_says_so(tmp_path: Path) -> None:
 
 
 def test_the_plan_of_another_model_is_refused() -> None:
-    plan = clone("hf/llama")[1].plan
+    plan = selected("hf/llama")[1].plan
     other = subject("hf/qwen3")
     with pytest.raises(PlanError, match="made for another model"):
         gc.execute(plan, other.model, trace=other.trace)

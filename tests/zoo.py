@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 import graphclone as gc
+from graphclone.recipe import DEFAULT
 from graphclone.subclone import Report
 from models_zoo import tiny
 
@@ -36,7 +37,13 @@ def subject(name: str) -> Subject:
 
 
 @functools.cache
-def clone(name: str) -> tuple[nn.Module, Report]:
+def clone(name: str, recipe: str = DEFAULT) -> tuple[nn.Module, Report]:
     """The zoo's own smaller destination, filled from the parent."""
     parent = subject(name)
-    return gc.subclone(parent.model, tiny.get(name).smaller, parent.args, parent.kwargs, data=[parent.kwargs or parent.args])
+    data = [parent.kwargs or parent.args]
+    return gc.subclone(parent.model, tiny.get(name).smaller, parent.args, parent.kwargs, data=data, recipe=recipe)
+
+
+def selected(name: str) -> tuple[nn.Module, Report]:
+    """The same by selection alone, so that its plan needs nothing but the parent."""
+    return clone(name, "paper")

@@ -31,6 +31,9 @@ steps; in brackets, their share of the time in which the random child is trained
 """
 
 
+_EVERY = (*ARMS, *ABLATIONS, *(arm + DISTILLED for arm in ("random", "paper", "full")))
+
+
 @dataclass(frozen=True)
 class Line:
     """One arm: the end losses of each budget, one for each seed, and what the page says of the arm beside these."""
@@ -58,8 +61,7 @@ def write(output: Path, grids: Mapping[str, Grid], results: Results) -> None:
 
 def lines_of(task: str, grid: Grid, results: Results) -> list[Line]:
     goal = _mean(_ends(grid.curves(results, task, "random", grid.budgets[-1])))
-    every = [*ARMS, *ABLATIONS, *(arm + DISTILLED for arm in ("random", "paper", "full"))]
-    return [line for arm in every if (line := _line(task, arm, grid, results, goal)) is not None]
+    return [line for arm in _EVERY if (line := _line(task, arm, grid, results, goal)) is not None]
 
 
 def _line(task: str, arm: str, grid: Grid, results: Results, goal: float | None) -> Line | None:
@@ -114,6 +116,9 @@ def section(task: str, grid: Grid, results: Results, lines: Sequence[Line]) -> I
             f"| {line.arm} | {line.before:.2f} | {' | '.join(cells)} | {_times(longest, line.own, min(grid.budgets))} "
             f"| {_times(longest, line.same, 0)} | {line.rates} | {line.made:.1f} s{share} |"
         )
+    whole = {line.arm for line in lines if all(len(line.ends.get(steps, ())) == len(grid.seeds) for steps in grid.budgets)}
+    if missing := [arm for arm in _EVERY if arm not in whole]:
+        yield f"\nNot run yet, or not at all budgets with all seeds: {'; '.join(missing)}."
     failed = sorted(
         {(run.split(" | ")[1], result["error"]) for run, result in results.items() if run.startswith(task) and "error" in result}
     )

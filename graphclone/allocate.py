@@ -77,8 +77,7 @@ def allocate(
     """The widths with which a child is within the budget and of which the scores say that least is lost.
 
     The units of least score for what they cost go first, whichever block they are in. A factor of 64 units and more loses 8 at a time.
-    Scores are taken to add up, which they do less well between kinds than within one: with the embedded parents, children were better with
-    heads alike in all blocks and hidden units shared out than with both shared out together.
+    Scores are taken to add up, which they may do less well between kinds of units than within one: `kinds` can be shared out by themselves.
 
     **Arguments**
 

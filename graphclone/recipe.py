@@ -135,12 +135,13 @@ def _rotated(
     def along(axes: Tensor) -> Calibration:
         return calibration.with_state(lambda each: rotated(each, meetings(each, each[factor.name]), axes))
 
-    if not calibration.same(
-        along(mean_free(axes, factor.size) if met.centred else axes)
-    ):  # the analysis has overlooked something
+    turned = along(mean_free(axes, factor.size) if met.centred else axes)
+    if not calibration.same(turned):  # the analysis has overlooked something
         raise FrozenError(f"cannot rotate '{factor.name}'", because="on the calibration data a rotation changes the outputs")
-    axes = mean_free(axes, width) if met.centred else axes
-    return rotated(layout, met, axes), along(axes), (met, axes)
+    if met.centred:  # at full width another rotation than that of a narrower child
+        axes = mean_free(axes, width)
+        turned = along(axes)
+    return rotated(layout, met, axes), turned, (met, axes)
 
 
 def _in_order(factor: Factor) -> tuple[float, ...]:

@@ -48,10 +48,9 @@ class _Moments:
     xx: Tensor
     xy: Tensor
     yy: float
-    count: int
 
     def __add__(self, other: _Moments) -> _Moments:
-        return _Moments(self.xx + other.xx, self.xy + other.xy, self.yy + other.yy, self.count + other.count)
+        return _Moments(self.xx + other.xx, self.xy + other.xy, self.yy + other.yy)
 
     def error(self, w: Tensor) -> float:
         """The squared error of y = w x, [out, in]."""
@@ -262,7 +261,7 @@ class _Beside(fx.Interpreter):
         bias = _bias(each.op)
         if bias is not None:
             y = y - self.env[bias].double()
-        self.seen.append((each.weight, _Moments(x.T @ x, x.T @ y, float(y.square().sum()), len(x))))
+        self.seen.append((each.weight, _Moments(x.T @ x, x.T @ y, float(y.square().sum()))))
         return target
 
     def _kept(self, of: fx.Node, value: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def torch_pruning(subject: Subject) -> nn.Module:
     from benchmarks.side_by_side.theirs import BEST, prune
 
     shallow = sources.destination(subject.parent, {"num_hidden_layers": subject.task.child["num_hidden_layers"]}, seed=0)
-    shallow, _ = gc.subclone(subject.parent.module, shallow, kwargs=subject.data.few.inputs, data=subject.batches)
+    shallow, _ = gc.subclone(subject.parent.module, shallow, kwargs=subject.data.few.inputs, data=subject.batches, recipe=PAPER)
     why: Exception | None = None
     for use in BEST:
         child: Any = copy.deepcopy(shallow).eval()

@@ -33,6 +33,19 @@ Pickle = Annotated[bool, typer.Option("--allow-pickle", help="read pickled check
 Remote = Annotated[
     bool, typer.Option("--trust-remote-code", help="run a program that lies in the folder, or a function that it names")
 ]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="NAME=VALUE", help="a field of the child's config, or an argument of its factory")
+]
+Width = Annotated[
+    list[str], typer.Option(metavar="FACTOR=N", help="units to keep, or a share: `residual=96`, `*.mlp.hidden=0.5`")
+]
+Depth = Annotated[list[str], typer.Option(metavar="N", help="blocks to keep of each stack, a share, or `STACK=N`")]
+Like = Annotated[
+    Path | None, typer.Option(metavar="CONFIG", help="all sizes as another model has them: its folder or its config.json")
+]
+Params = Annotated[
+    str | None, typer.Option(metavar="NUMBER", help="about so many parameters, with balanced sizes: `60M`, `1.2B`")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="show the whole traceback of an error")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace what is there")]
 Seed = Annotated[int, typer.Option(help="of whatever is random")]
@@ -78,20 +91,11 @@ def inspect(
 def clone(
     parent: Source,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="CHILD", help="the folder to write")] = None,
-    set: Annotated[
-        list[str],
-        typer.Option("--set", metavar="NAME=VALUE", help="a field of the child's config, or an argument of its factory"),
-    ] = [],  # noqa: B006
-    width: Annotated[
-        list[str], typer.Option(metavar="FACTOR=N", help="units to keep, or a share: `residual=96`, `*.mlp.hidden=0.5`")
-    ] = [],  # noqa: B006
-    depth: Annotated[list[str], typer.Option(metavar="N", help="blocks to keep of each stack, a share, or `STACK=N`")] = [],  # noqa: B006
-    like: Annotated[
-        Path | None, typer.Option(metavar="CONFIG", help="all sizes as another model has them: its folder or its config.json")
-    ] = None,
-    params: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="about so many parameters, with balanced sizes: `60M`, `1.2B`")
-    ] = None,
+    set: Set = [],  # noqa: B006
+    width: Width = [],  # noqa: B006
+    depth: Depth = [],  # noqa: B006
+    like: Like = None,
+    params: Params = None,
     scores: Annotated[
         str | None, typer.Option(metavar="KIND", help="how units are ranked: activations (with --data), weights, uniform")
     ] = None,
@@ -176,20 +180,11 @@ def race(
         typer.Option("--held-out", metavar="FILE", help="what the loss is measured on; else the last eighth of --data"),
     ] = None,
     arm: Annotated[list[str], typer.Option(metavar="NAME", help="random, paper, full; all by default")] = [],  # noqa: B006
-    set: Annotated[
-        list[str],
-        typer.Option("--set", metavar="NAME=VALUE", help="a field of the child's config, or an argument of its factory"),
-    ] = [],  # noqa: B006
-    width: Annotated[
-        list[str], typer.Option(metavar="FACTOR=N", help="units to keep, or a share: `residual=96`, `*.mlp.hidden=0.5`")
-    ] = [],  # noqa: B006
-    depth: Annotated[list[str], typer.Option(metavar="N", help="blocks to keep of each stack, a share, or `STACK=N`")] = [],  # noqa: B006
-    like: Annotated[
-        Path | None, typer.Option(metavar="CONFIG", help="all sizes as another model has them: its folder or its config.json")
-    ] = None,
-    params: Annotated[
-        str | None, typer.Option(metavar="NUMBER", help="about so many parameters, with balanced sizes: `60M`, `1.2B`")
-    ] = None,
+    set: Set = [],  # noqa: B006
+    width: Width = [],  # noqa: B006
+    depth: Depth = [],  # noqa: B006
+    like: Like = None,
+    params: Params = None,
     lr: Annotated[list[float], typer.Option(metavar="RATE", help="peak learning rates; each arm is judged at its best one")] = [],  # noqa: B006
     decay: Annotated[float, typer.Option(metavar="RATE", help="weight decay")] = 0.1,
     steps: Annotated[int, typer.Option(metavar="N", help="training steps of each run")] = 200,

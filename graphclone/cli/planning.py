@@ -58,7 +58,7 @@ def planned(asked: Asked, wanted: Wanted, inputs: Mapping[str, Tensor] | None = 
         parent = children.load(asked)
         if inputs is not None and parent.program is None:
             parent = replace(parent, args=(), kwargs=dict(inputs))
-        child = _asked_for(parent, overrides, wanted)
+        child = asked_for(parent, overrides, wanted)
     with working("capturing and analysing"):
         layout = analyze(capture(parent.program or parent.module, parent.args, parent.kwargs, dynamic=wanted.dynamic))
         target = _destination(child, parent, layout) if child is not None else None
@@ -103,7 +103,8 @@ def _remarked(plan: Plan, before: Plan) -> Plan:
     return plan
 
 
-def _asked_for(parent: Parent, overrides: dict[str, object], wanted: Wanted) -> nn.Module | None:
+def asked_for(parent: Parent, overrides: dict[str, object], wanted: Wanted) -> nn.Module | None:
+    """A new instance of the child's class; None where nothing names one."""
     if wanted.like is not None:
         return sources.alike(parent, wanted.like, seed=wanted.seed)
     return sources.destination(parent, overrides, seed=wanted.seed) if overrides else None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from graphclone import sources
 from graphclone.cli.console import err, out
 from graphclone.cli.options import Asked
-from graphclone.cli.planning import Job, planned
+from graphclone.cli.planning import Job, asked_for, planned
 from graphclone.cli.ranking import examples_of
 from graphclone.cli.wanted import Wanted, check
 from graphclone.demo.curves import first_reaching
@@ -79,10 +79,12 @@ def run(asked: Asked, wanted: Wanted, course: Course) -> None:
         few = folder / "calibration.safetensors"
         save_state({name: tensor[: course.calibration * wanted.batch] for name, tensor in train.items()}, few)
         batch = {name: tensor[: wanted.batch] for name, tensor in train.items()}
-        ran = []
+        ran, jobs = [], dict[str, Job]()
         for arm in dict.fromkeys(course.arms):
-            job = planned(asked, replace(wanted, data=few, recipe="paper" if arm == RANDOM else arm), batch)
-            ran.append(_best(arm, job, wanted, course, train, held_out))
+            recipe = "paper" if arm == RANDOM else arm
+            if recipe not in jobs:
+                jobs[recipe] = planned(asked, replace(wanted, data=few, recipe=recipe), batch)
+            ran.append(_best(arm, jobs[recipe], wanted, course, train, held_out))
         _tell(ran)
         (folder / "race.json").write_text(json.dumps(_data_of(ran, wanted, course), indent=1) + "\n", encoding="utf-8")
         _plot(folder / "loss.png", ran)
@@ -151,15 +153,11 @@ def _begun(arm: str, job: Job, wanted: Wanted) -> nn.Module:
                 attempt="--arm paper --arm full, or sizes that the parent's class can have",
             )
         return execute(job.plan, job.parent.module, trace=job.layout.trace, fitted=job.fitted)
-    child = sources.destination(job.parent, job.overrides, seed=wanted.seed) if job.overrides else _like(job, wanted)
+    child = asked_for(job.parent, job.overrides, wanted)
+    assert child is not None
     if arm != RANDOM:
         fill(job.plan, job.layout.trace.state.__getitem__, child, job.fitted)
     return child
-
-
-def _like(job: Job, wanted: Wanted) -> nn.Module:
-    assert wanted.like is not None
-    return sources.alike(job.parent, wanted.like, seed=wanted.seed)
 
 
 def _loss(model: nn.Module, batch: Batch, *, name: str) -> Tensor:

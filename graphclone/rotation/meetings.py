@@ -389,13 +389,6 @@ class _Walk:
         )
 
 
-_PRODUCTS = {
-    f"aten.{name}"
-    for name in (
-        "linear", "addmm", "mm", "mv", "dot", "bmm", "baddbmm", "matmul", "einsum", "convolution", "conv1d", "conv2d", "conv3d",
-        "scaled_dot_product_attention",
-    )
-}  # fmt: skip
 _LINEAR = {
     f"aten.{name}"
     for name in (
@@ -403,6 +396,7 @@ _LINEAR = {
         "scaled_dot_product_attention",
     )
 }  # fmt: skip
+_PRODUCTS = (_LINEAR - {"aten.embedding"}) | {"aten.mv", "aten.dot", "aten.conv3d"}  # that may sum over the units
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:

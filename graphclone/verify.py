@@ -5,7 +5,8 @@
 3. **masked parent**: a child without some units, heads or experts equals the parent with what reads these units set to zero, wherever
    no normalisation or softmax runs over the factor;
 4. **two roads**: a destination filled from a plan computes what the rewritten graph of the same plan computes;
-5. **growth**: repeating units, and dividing what reads them among the repeats, leaves the function as it is.
+5. **growth**: repeating units, and dividing what reads them among the repeats, leaves the function as it is;
+6. **rotation**: turning every stream, and the inside of every head, that may be turned leaves the function as it is.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from graphclone.execute.memory import pick
 from graphclone.faithful import draws
 from graphclone.layout import Layout, analyze, origin, readers
 from graphclone.plan import Plan
+from graphclone.rotation import turned_at_random
 
 Keep = dict[Factor, tuple[int, ...]]
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -161,6 +163,7 @@ def _oracles(parent: nn.Module, trace: Trace, inputs: Inputs, seed: int) -> list
         permutation(trace, layout, inputs, expected, seed),
         masked_parent(trace, layout, inputs, seed),
         growth(trace, layout, inputs, expected, seed),
+        rotation(trace, layout, inputs, expected, seed),
     ]
 
 
@@ -276,6 +279,12 @@ def growth(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor],
         for (name, dim), summed in _readers(layout).items():
             _share(child, name, dim, layout.axes(name)[dim], keep, summed)
     return _verdict("growth", expected, outputs(child, inputs), f"{len(chosen)} factors", _tolerance(trace))
+
+
+def rotation(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor], seed: int) -> Verdict:
+    turned, count = turned_at_random(layout, seed)
+    found = outputs(select(turned.trace, turned, {}), inputs) if count else expected
+    return _verdict("rotation", expected, found, f"{count} streams and insides of heads", 4 * _tolerance(trace))
 
 
 def _readers(layout: Layout) -> dict[tuple[str, int], set[Factor]]:

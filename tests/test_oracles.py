@@ -102,9 +102,10 @@ def test_verify_runs_all_oracles_and_prints_a_line_for_each() -> None:
         "permutation",
         "masked parent",
         "growth",
+        "rotation",
         "two roads",
     ]
-    assert str(verdicts).count("✓") == 5
+    assert str(verdicts).count("✓") == 6
 
 
 def test_a_parent_in_half_precision_is_judged_by_its_roundings() -> None:

@@ -64,6 +64,7 @@ _MEANS = {
     "permutation": "permuting every free factor at once changes nothing",
     "masked parent": "dropping units is the same as zeroing them in the parent",
     "growth": "repeating units, and sharing out what reads them, changes nothing",
+    "rotation": "turning streams, and what is inside heads, changes nothing",
     "refilled": "the child, which has another head, holds what its plan makes of the parent's tensors",
     "two roads": "the child computes what the rewritten graph of its plan computes",
 }

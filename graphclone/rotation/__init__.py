@@ -1,7 +1,16 @@
 """Rotation of a stream: not only which units it has and in which order, but along which axes it is read at all."""
 
 from graphclone.rotation.meetings import Meetings, meetings
-from graphclone.rotation.principal import Principal, principal_axes
-from graphclone.rotation.rotate import rotated
+from graphclone.rotation.principal import Principal, principal_axes, principal_axes_of_heads
+from graphclone.rotation.rotate import mean_free, rotated, turned_at_random
 
-__all__ = ["Meetings", "Principal", "meetings", "principal_axes", "rotated"]
+__all__ = [
+    "Meetings",
+    "Principal",
+    "mean_free",
+    "meetings",
+    "principal_axes",
+    "principal_axes_of_heads",
+    "rotated",
+    "turned_at_random",
+]

@@ -8,6 +8,9 @@ it (the invariance of SliceGPT, arXiv 2401.15024, §3; here one Q for the whole 
 - a *gain*: parameters that scale the units one by one, and have to be folded away.
 
 Whatever is none of these stops the rotation, with the line of the model.
+
+The units inside heads (`head_dim`) may be turned in the same way, each head by itself: values, and queries and keys where no rotary
+embedding meets them. There nothing is folded, and each unit has to say at every place to which head it belongs.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ from graphclone import axes as algebra
 from graphclone.axes import Factor
 from graphclone.errors import FrozenError
 from graphclone.layout import Layout
+from graphclone.rotation.places import Places
 from graphclone.rules import Contraction, Reason, Typed, elementwise, identity, name_of, rule_for
 
 Slot = tuple[str, int]
+TURNABLE = ("residual", "head_dim")  # the kinds of factors that `meetings` is asked about
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Meetings:
     - `writers`, `readers`: the slots (parameter, dim) that write to the stream and those that are summed with it;
     - `gains`: slot of a reader → the gain that is folded into it; `neutral`: gain → what it is set to, so that it scales by one;
     - `offsets`: slot of a reader → (offset, the reader's bias that takes it);
-    - `centred`: a norm subtracts the mean of the units, so that the stream may be centred where it is written.
+    - `centred`: a norm subtracts the mean of the units, so that the stream may be centred where it is written;
+    - `heads`: of units inside heads, what they may turn differently for.
     """
 
     factor: Factor
@@ -44,6 +50,13 @@ class Meetings:
     neutral: Mapping[str, float] = field(default_factory=dict)
     offsets: Mapping[Slot, tuple[str, str]] = field(default_factory=dict)
     centred: bool = False
+    heads: Factor | None = None
+
+    def places(self, layout: Layout, name: str, dim: int) -> Places:
+        """Where a parameter has the units."""
+        found = Places.of(layout.axes(name), dim, self.factor, self.heads)
+        assert found is not None  # each was looked at on the way
+        return found
 
     def changes(self) -> set[str]:
         """All tensors that are other ones on a turned stream."""
@@ -81,6 +94,8 @@ class _Walk:
             raise self._refused(str(factor.frozen), None)
         if factor.interface:
             raise self._refused("it is part of the model's inputs or outputs", None)
+        self.inside = factor.kind == "head_dim"
+        self.heads = _heads(layout, factor) if self.inside else None
         for each in layout.contractions:
             if factor in algebra.factors(each.axis) and self.summed.setdefault(each.node, each) is not each:
                 raise self._refused("its units are summed with themselves", each.node)
@@ -116,7 +131,8 @@ class _Walk:
         biases = {bias for _, bias in offsets.values()}
         if used := self.neutral.keys() & {*(name for name, _ in self.writes | readers), *biases}:
             raise self._refused(f"'{used.pop()}' is a gain in one place and part of the stream in another", None)
-        found = Meetings(self.factor, frozenset(self.writes), frozenset(readers), gains, self.neutral, offsets, self.centred)
+        slots = frozenset(self.writes), frozenset(readers)
+        found = Meetings(self.factor, *slots, gains, self.neutral, offsets, self.centred, self.heads)
         for name in found.changes():
             if not (tensor := self.layout.trace.state[name]).is_floating_point() or tensor.element_size() < 2:
                 raise self._refused(f"'{name}' holds {tensor.dtype}, which cannot be turned", None)
@@ -132,13 +148,15 @@ class _Walk:
             return _Seen() if self._on(node) else None
         if not inputs:
             raise self._refused("a value is spread over its units", node)
+        if self.heads is not None:
+            self._same_heads(node, self.heads)
         if name in ("aten.layer_norm", "aten.rms_norm"):
             return self._normed(node, name)
         if node in self.summed:
             self._summed(node)
             return self._written(node, [each for each in inputs if each not in self._operands(node)]) if self._on(node) else None
         if not self._on(node) and not isinstance(node.meta.get("val"), (tuple, list)):
-            if name == "aten.sym_size":
+            if name == "aten.sym_size" or (self.inside and _moves(node)):  # what lay beside it: queries beside values
                 return None
             raise self._refused("its units are neither kept nor summed", node)
         if name in ("aten.mul", "aten.multiply"):
@@ -168,6 +186,8 @@ class _Walk:
             raise self._refused("a norm runs over other units as well", node)
         self._plain(value, node)
         centred = name == "aten.layer_norm"
+        if centred and self.inside:
+            raise self._refused("a norm takes the mean of its units away", node)
         self.centred |= centred
         self._with_mean(value, node, centred)
         weight, bias = args.get("weight"), args.get("bias")
@@ -211,7 +231,12 @@ class _Walk:
     def _is_gain(self, node: fx.Node) -> bool:
         """A whole parameter of one value per unit; a row of a stack of them is none, since one γ is folded at a time."""
         bare, form = self.seen[node].bare, self.seen[node].form
-        return bare is not None and form == "vector" and self._axes(self.layout.parameters[bare]) == (self.factor,)
+        return (
+            not self.inside
+            and bare is not None
+            and form == "vector"
+            and self._axes(self.layout.parameters[bare]) == (self.factor,)
+        )
 
     def _square(self, node: fx.Node, value: fx.Node) -> _Seen:
         self._plain(value, node)
@@ -303,7 +328,7 @@ class _Walk:
 
     def _summed(self, node: fx.Node) -> None:
         contraction, name = self.summed[node], name_of(node.target)
-        if contraction.axis is not self.factor:
+        if contraction.axis is not self.factor and not self.inside:
             raise self._refused("its units are merged with others", node)
         operands = [(each, dim) for each, dim in contraction.operands if each in self.seen]
         if len(operands) == 1:
@@ -336,6 +361,16 @@ class _Walk:
         self.reads.setdefault(slot, set()).add((folded.gain, folded.offset, bias))
         own = self._dims(self.layout.parameters[slot[0]]) if self._on(node) else ()
         self.writes.update((slot[0], other) for other in own if other != slot[1])  # from the stream to itself
+
+    def _same_heads(self, node: fx.Node, heads: Factor) -> None:
+        """Heads meet themselves only: they are summed together with their units, or each is one still."""
+        sums = [each for each in self.layout.contractions if each.node is node and heads in algebra.factors(each.axis)]
+        operands = set(self._operands(node)) if node in self.summed else set()
+        if any(not operands or {value for value, _ in each.operands} != operands for each in sums):
+            raise self._refused("its heads are summed, and not its units with them", node)
+        held = sum(heads in algebra.factors(axis) for axis in self._axes(node))
+        if operands and held != (0 if sums else 1):
+            raise self._refused("its heads meet one another", node)
 
     def _slot(self, weight: fx.Node, dim: int, node: fx.Node) -> Slot:
         name = self.seen[weight].bare
@@ -371,12 +406,16 @@ class _Walk:
         return typed.axes if isinstance(typed, Typed) else ()
 
     def _dims(self, node: fx.Node) -> tuple[int, ...]:
+        if self.inside:
+            return tuple(dim for dim, axis in enumerate(self._axes(node)) if self.factor in algebra.factors(axis))
         return tuple(dim for dim, axis in enumerate(self._axes(node)) if axis is self.factor)
 
     def _on(self, node: fx.Node) -> bool:
         found = [axis for axis in self._axes(node) if self.factor in algebra.factors(axis)]
-        if any(axis is not self.factor for axis in found):
+        if not self.inside and any(axis is not self.factor for axis in found):
             raise self._refused("its units are merged with others", node)
+        if self.inside and any(Places.of(self._axes(node), dim, self.factor, self.heads) is None for dim in self._dims(node)):
+            raise self._refused("its units are of no one head", node)
         if len(found) > 1 and node.op != "get_attr":
             raise self._refused("a value has its units twice", node)
         return bool(found)
@@ -397,6 +436,17 @@ _LINEAR = {
     )
 }  # fmt: skip
 _PRODUCTS = (_LINEAR - {"aten.embedding"}) | {"aten.mv", "aten.dot", "aten.conv3d"}  # that may sum over the units
+
+
+def _heads(layout: Layout, factor: Factor) -> Factor | None:
+    """What tells the units of one head from those of another at every place; None where there is nothing, and all turn alike."""
+    common: set[Factor] | None = None
+    for typed in layout.types.values():
+        on = {each for axis in typed.axes for each in algebra.factors(axis)} if isinstance(typed, Typed) else set()
+        if factor in on:
+            common = on if common is None else common & on
+    found = [each for each in (common or set()) - {factor} if each.frozen is None and not each.interface]
+    return max(found, key=lambda each: (each.size, each.name), default=None)
 
 
 def _arguments(node: fx.Node) -> dict[str, Any]:

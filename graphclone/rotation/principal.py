@@ -1,15 +1,21 @@
-"""The principal axes of a calibrated stream."""
+"""The principal axes of a calibrated stream, and of what is inside heads."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from graphclone import axes as algebra
+from graphclone.axes import Factor
 from graphclone.calibration import Calibration, Visit, along, between, finite
 from graphclone.layout import Layout
+from graphclone.rotation.meetings import meetings
+from graphclone.rotation.places import Places
 
 
 @dataclass(frozen=True)
@@ -62,3 +68,43 @@ def _moment(value: Tensor, dim: int, centred: bool) -> Tensor:
     tokens = tokens / tokens.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     moment: Tensor = tokens.T @ tokens
     return moment / len(tokens)
+
+
+def principal_axes_of_heads(calibration: Calibration, names: Collection[str]) -> dict[str, Tensor]:
+    """For each factor inside heads, float64 [heads, d, d]: the eigenvectors of the second moment of each head, averaged over the values
+    that are summed over its units (queries and keys; what attention puts out), each place counted alike.
+
+    **Raises** `WeightsError` when an activation is not finite; `FrozenError` where one cannot be turned.
+    """
+    moments: dict[str, list[Tensor]] = {name: [] for name in names}
+
+    def look(layout: Layout) -> Visit:
+        every: dict[fx.Node, list[tuple[str, Places, int]]] = defaultdict(list)
+        for name in names:
+            heads = meetings(layout, layout[name]).heads
+            for value, dim in _summed_values(layout, layout[name]):
+                places = Places.of(layout.types[value].axes, dim, layout[name], heads)
+                if places is not None:
+                    every[value].append((name, places, heads.size if heads is not None else 1))
+
+        def visit(node: fx.Node, value: Any, _: Any) -> None:
+            for name, places, heads in every.get(node, ()):
+                finite(node, value)
+                moment = places.moments(value, heads)
+                moments[name].append(moment / moment.diagonal(dim1=-2, dim2=-1).sum().clamp_min(1e-30))
+
+        return visit
+
+    calibration.each(look)
+    return {name: torch.linalg.eigh(torch.stack(found).sum(0))[1].flip(-1) for name, found in moments.items() if found}
+
+
+def _summed_values(layout: Layout, factor: Factor) -> set[tuple[fx.Node, int]]:
+    """The values, and their dims, that something sums over the units of a factor."""
+    return {
+        (value, dim % len(layout.types[value].axes))
+        for each in layout.contractions
+        if factor in algebra.factors(each.axis)
+        for value, dim in each.operands
+        if not (value.op == "get_attr" and value.target in layout.trace.parameters)
+    }

@@ -23,15 +23,26 @@ from graphclone.capture import Trace
 from graphclone.errors import DestinationError, GraphcloneError
 from graphclone.execute import fill
 from graphclone.layout import Layout
-from graphclone.verify import Inputs, Verdict, growth, identity, masked_parent, outputs, permutation, rewritten, two_roads
+from graphclone.verify import (
+    Inputs,
+    Verdict,
+    growth,
+    identity,
+    masked_parent,
+    outputs,
+    permutation,
+    rewritten,
+    rotation,
+    two_roads,
+)
 from models_zoo import field as zoo
 from models_zoo.roundtrip.folders import folder_of
 from models_zoo.roundtrip.kept import keep
 
 COLUMNS = (
-    "build", "capture", "parity", "permutation", "masked", "growth", "shrink", "shallower", "deeper", "destination", "onnx",
+    "build", "capture", "parity", "permutation", "masked", "growth", "rotation", "shrink", "shallower", "deeper", "destination", "onnx",
 )  # fmt: skip
-ORACLES = ("permutation", "masked", "growth")
+ORACLES = ("permutation", "masked", "growth", "rotation")
 PARITY = 1e-5  # a model may run a fused kernel where its graph does not
 _PATH = re.compile(r"/[\w./+-]*/(?=[\w.-]+)")  # of this machine: it tells a reader nothing
 
@@ -99,6 +110,7 @@ def _oracles(row: Row, trace: Trace, layout: Layout, inputs: Inputs, expected: l
         _judged(row, "permutation", lambda: permutation(trace, layout, inputs, expected, 1))
         _judged(row, "masked", lambda: masked_parent(trace, layout, inputs, 0))
         _judged(row, "growth", lambda: growth(trace, layout, inputs, expected, 0))
+        _judged(row, "rotation", lambda: rotation(trace, layout, inputs, expected, 0))
 
 
 def _doubled(row: Row, tiny: zoo.Tiny) -> None:

@@ -9,8 +9,21 @@ from typing import Any
 from models_zoo.conformance.checks import COLUMNS
 
 Rows = dict[str, dict[str, Any]]
-ORACLES = ("parity", "permutation", "masked", "growth", "shrink", "shallower", "deeper")
-TITLES = ("build", "capture", "parity", "permute", "mask", "grow", "shrink", "½ depth", "2× depth", "into class", "ONNX")
+ORACLES = ("parity", "permutation", "masked", "growth", "rotation", "shrink", "shallower", "deeper")
+TITLES = (
+    "build",
+    "capture",
+    "parity",
+    "permute",
+    "mask",
+    "grow",
+    "rotate",
+    "shrink",
+    "½ depth",
+    "2× depth",
+    "into class",
+    "ONNX",
+)
 HEADS = dict(zip(COLUMNS, TITLES, strict=True))
 INTRODUCTION = """# Conformance
 
@@ -21,6 +34,7 @@ example inputs do not reach.
 
 - **parity**: the graph computes what the model does; **permute**: all free factors in another order at once, twice, change nothing;
   **mask**: dropping units is zeroing them in the parent; **grow**: repeating units and sharing out what reads them changes nothing;
+  **rotate**: turning every stream, and the inside of every head, that may be turned changes nothing;
 - **shrink**: half of every free factor inside the model runs; **½ depth**, **2× depth**: half and twice the blocks run;
 - **into class**: a smaller instance of the model's own class, filled, computes what the rewritten graph does (two roads): half of all
   sizes or, where the class makes another kind of network of these, half of the widths or of the depth;

@@ -42,7 +42,7 @@ class Plan:
     - `literals`: arguments in the graph that a destination has otherwise, such as numbers that it computes from its own sizes:
       node → argument → value;
     - `fitted`: tensors of the child whose values are computed from data, and no selection of the parent's (see `graphclone.recipe`);
-    - `rotated`: residual streams whose units are no selection of the parent's but its first principal axes;
+    - `rotated`: residual streams, and insides of heads, whose units are no selection of the parent's but its first principal axes;
     - `inputs`: the example inputs that the parent was traced with (see `graphclone.inputs`), so that it can be traced again;
     - `remarks`: what a reader should know.
     """

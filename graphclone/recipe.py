@@ -17,8 +17,7 @@ from graphclone.execute.memory import weights
 from graphclone.layout import Layout
 from graphclone.plan import Plan
 from graphclone.repair import matched, refitted
-from graphclone.rotation import Meetings, meetings, principal_axes, rotated
-from graphclone.rotation.rotate import mean_free
+from graphclone.rotation import Meetings, mean_free, meetings, principal_axes, principal_axes_of_heads, rotated
 from graphclone.scores import Scores, score_calibrated
 
 Planner = Callable[[Layout, Scores], Plan]
@@ -30,7 +29,7 @@ class Recipe:
 
     - `stream`, `units`, `places`: how units are scored (see `graphclone.scores.kinds`);
     - `influence`: whether the blocks that change the stream least are dropped, and not the middle ones;
-    - `rotate`: whether residual streams are cut along their principal axes, where they can be rotated;
+    - `rotate`: whether residual streams, and what is inside heads, are cut along their principal axes, where they can be rotated;
     - `refit`: whether linear maps that lost inputs are fitted to what they did in the parent; `spans`: the last one before dropped blocks
       to what these did, too;
     - `match`: whether linear maps that lost inputs are multiplied by what makes their results as large as in the parent, instead.
@@ -91,16 +90,20 @@ def begin(layout: Layout, calibration: Calibration, recipe: Recipe, planner: Pla
                 layout, calibration, turned[factor.name] = _rotated(layout, calibration, factor, plan.size(factor.name))
             except FrozenError as error:
                 notes.append(f"'{factor.name}' is selected from, not rotated: {error.because}")
-    if turned:
-        scores |= Scores({name: _in_order(layout[name]) for name in turned})  # what is inside is as it was
+    inside: dict[str, Meetings] = {}
+    if recipe.rotate:
+        layout, calibration, inside, said = _rotated_heads(layout, calibration, plan)
+        notes += said
+    if turned or inside:
+        scores |= Scores({name: _in_order(layout[name]) for name in (*turned, *inside)})  # what else there is, is as it was
         plan = planner(layout, scores)
-    changed = {name for met, _ in turned.values() for name in met.changes()}
+    changed = {name for met in (*(met for met, _ in turned.values()), *inside.values()) for name in met.changes()}
     made = {
         name: tensor for name, tensor in weights(plan, layout.trace.state.__getitem__) if plan.tensors[name].source in changed
     }
     for note in notes:
         plan = plan.remark(note)
-    plan = replace(plan, fitted=tuple(made), rotated=tuple(turned))
+    plan = replace(plan, fitted=tuple(made), rotated=(*turned, *inside))
     if recipe.match:
         made |= matched(calibration, plan, made)
     if recipe.refit and calibration.count() < 2:
@@ -142,6 +145,34 @@ def _rotated(
         axes = mean_free(axes, width)
         turned = along(axes)
     return rotated(layout, met, axes), turned, (met, axes)
+
+
+def _rotated_heads(
+    layout: Layout, calibration: Calibration, plan: Plan
+) -> tuple[Layout, Calibration, dict[str, Meetings], list[str]]:
+    """The parent with the inside of its heads turned, wherever the plan cuts it; by what, and where it cannot be."""
+    met, notes = dict[str, Meetings](), dict[str, str]()
+    for factor in layout.factors:
+        if factor.kind == "head_dim" and plan.size(factor.name) < factor.size:
+            try:
+                met[factor.name] = meetings(layout, factor)
+            except FrozenError as error:
+                notes.setdefault(str(error.because), f"'{factor.name}' is selected from, not rotated: {error.because}")
+    if not met:
+        return layout, calibration, {}, list(notes.values())
+    axes = principal_axes_of_heads(calibration, met)
+    found = {name: each for name, each in met.items() if name in axes}
+
+    def along(each: Layout) -> Layout:
+        for name in found:
+            each = rotated(each, meetings(each, each[name]), axes[name])
+        return each
+
+    turned = calibration.with_state(along)
+    if not calibration.same(turned):  # the analysis has overlooked something
+        why = "on the calibration data a rotation inside heads changes the outputs: they are selected from"
+        return layout, calibration, {}, [*notes.values(), why]
+    return along(layout), turned, found, list(notes.values())
 
 
 def _in_order(factor: Factor) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -57,9 +58,13 @@ def _computed(plan: Plan) -> str:
     told = f"{len(plan.fitted)} tensors (`fitted` in it) were computed from calibration data. " if plan.fitted else ""
     if plan.rotated:
         told += (
-            f"The units of {', '.join(plan.rotated)} are principal axes of the parent's stream, which `axes.safetensors` holds. "
+            f"The units of {_few(plan.rotated)} are principal axes of the parent's; `axes.safetensors` holds those of streams. "
         )
     return told.strip() + "\n" if told else ""
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _provenance(parent: Path | None) -> str:

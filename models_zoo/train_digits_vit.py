@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification
 
 from graphclone.demo.data import Images, digits, shifted
-from graphclone.demo.race import warm_up_then_cosine
+from graphclone.training import warm_up_then_cosine
 from models_zoo.training import save
 
 CONFIG = dict(

@@ -1,10 +1,14 @@
 """How soon does a child learn, by how it begins? Every rival, tuned by itself, on the same batches.
 
-python -m benchmarks.convergence                              everything (goes on where it was interrupted)
+python -m benchmarks.convergence                              all arms on each task's own size (goes on where it was interrupted)
 python -m benchmarks.convergence --task text --arm paper full
+python -m benchmarks.convergence --size tiny deep             few arms on a smaller grid, children of other sizes
+python -m benchmarks.convergence --task text vision --long    few arms, trained for longer (after the ordinary grid of these)
+python -m benchmarks.convergence --task text --scale 4 --device cuda -o DIR    a larger parent, trained first into DIR/parents
 python -m benchmarks.convergence --page                       only the page, from what has been run
 
-It writes benchmarks/convergence.json, CONVERGENCE.md and a plot of each task.
+It writes benchmarks/convergence.json, CONVERGENCE.md and a plot of each task and size. The task `minilm` is there where its parent is
+installed. Of a parent that is scaled up, children and the grid's rates are scaled with it (see `scaled.py`).
 """
 
 from __future__ import annotations
@@ -13,49 +17,75 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.convergence.arms import ABLATIONS, ARMS, EVERY
-from benchmarks.convergence.grid import GRIDS, short
+from benchmarks.convergence import scaled
+from benchmarks.convergence.arms import EVERY
+from benchmarks.convergence.grid import Results, grid_for
 from benchmarks.convergence.page import write
 from benchmarks.convergence.pool import done
-from benchmarks.convergence.runs import DISTILLED
+from benchmarks.convergence.races import RACES, SIZES, Variant, installed
+from benchmarks.convergence.runs import DISTILLED, FEW, Run, offered
 
 ROOT = Path(__file__).parent.parent
-_DISTILLED = tuple(arm + DISTILLED for arm in ("random", "paper", "full"))
 
 
 def main() -> int:
     asked = _arguments()
     store = asked.output / "convergence.json"
     results: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
-    grids = {task: short(GRIDS[task]) if asked.short else GRIDS[task] for task in asked.task}
     if not asked.page:
+        variants = [Variant(task, size, asked.scale, asked.device) for task in asked.task for size in asked.size]
         try:
-            for run, result in done(grids, asked.arm, results, asked.jobs):
+            folders = {
+                each: scaled.parent(asked.output / "parents", each.scale, each.device, asked.short)
+                for each in variants
+                if each.scale is not None
+            }
+            for run, result in done(lambda: _ready(asked, variants, results), asked.jobs, folders):
                 results[run.key] = result
                 lines = (f"{json.dumps(key)}: {json.dumps(results[key])}" for key in sorted(results))
                 store.write_text("{\n" + ",\n".join(lines) + "\n}\n")  # one run a line
                 print(f"{run.key}: {result.get('error') or result['loss'][-1]}", flush=True)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
-    write(asked.output, grids, results)
+    write(asked.output, results, asked.short)
     return 0
+
+
+def _ready(asked: argparse.Namespace, variants: Sequence[Variant], results: Results) -> Iterator[Run]:
+    """What can be done now, in order."""
+    for variant in variants:
+        grid = grid_for(variant, asked.short)
+        for arm in asked.arm or (FEW if asked.long else offered(variant)):
+            if RACES[variant.task].labelled or not arm.endswith(DISTILLED):
+                yield from grid.next(results, variant, arm)
+                yield from grid.next_longer(results, variant, arm) if asked.long else ()
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", nargs="+", choices=tuple(GRIDS), default=tuple(GRIDS))
-    parser.add_argument("--arm", nargs="+", choices=(*EVERY, *_DISTILLED), default=(*ARMS, *ABLATIONS, *_DISTILLED))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--task", nargs="+", choices=installed(), help="without it all, or text where a scale is given")
+    parser.add_argument("--size", nargs="+", choices=SIZES, default=SIZES[:1])
+    parser.add_argument("--arm", nargs="+", choices=(*EVERY, *(arm + DISTILLED for arm in FEW)))
+    parser.add_argument("--long", action="store_true", help="and a budget beyond the grid's longest")
+    parser.add_argument("--scale", type=int, help="a parent so many times as large as the embedded one in every way (text only)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--jobs", type=int, help="how many runs at once; without it one for each core, or one on cuda")
     parser.add_argument("--short", action="store_true", help="a few steps of everything: all is run, nothing is learnt")
     parser.add_argument("--page", action="store_true", help="run nothing")
     parser.add_argument("-o", "--output", type=Path, default=ROOT)
-    return parser.parse_args()
+    asked = parser.parse_args()
+    asked.task = asked.task or (["text"] if asked.scale is not None else installed())
+    if asked.scale is not None and (asked.task != ["text"] or asked.scale < 1):
+        parser.error("--scale takes a whole number from 1, and --task text")
+    asked.jobs = asked.jobs or (1 if asked.device == "cuda" else os.cpu_count())
+    return asked
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 import graphclone as gc
+from benchmarks.convergence.races import RACES, Race, Variant
 from graphclone import sources
 from graphclone.allocate import allocate, parameters
 from graphclone.calibration import Calibration
-from graphclone.demo.task import Batch, Data, Task
+from graphclone.demo.task import Batch, Data
 from graphclone.destination import plan_for
 from graphclone.execute import fill
 from graphclone.layout import Layout
@@ -31,19 +31,28 @@ CALIBRATION = 1_000_003  # added to the seed: the batches that children are made
 
 @dataclass(frozen=True)
 class Subject:
-    """A task's parent, what it learnt from, and a seed: of the random child, of calibration batches, of random choices."""
+    """A variant with its parent, data, and a seed: of the random child, of calibration batches, of random choices."""
 
-    task: Task
+    variant: Variant
     parent: Parent
     data: Data
     seed: int
 
+    @property
+    def race(self) -> Race:
+        return RACES[self.variant.task]
+
     def destination(self) -> nn.Module:
-        return sources.destination(self.parent, self.task.child, seed=self.seed)
+        return self.made(self.variant.child)
+
+    def made(self, sizes: Mapping[str, int]) -> nn.Module:
+        """A random child of these sizes, where the parent is."""
+        return sources.destination(self.parent, {**self.race.settings, **sizes}, seed=self.seed).to(self.variant.device)
 
     @cached_property
     def labelled(self) -> list[Batch]:
-        return list(itertools.islice(self.data.train(self.seed + CALIBRATION), self.task.calibration))
+        count = self.race.calibration * (self.variant.scale or 1)  # wider maps have more to be fitted to
+        return list(itertools.islice(self.data.train(self.seed + CALIBRATION), count))
 
     @cached_property
     def batches(self) -> list[dict[str, torch.Tensor]]:
@@ -128,7 +137,7 @@ def unequal(subject: Subject) -> nn.Module:
         layout,
         subject.parent.module,
         subject.batches,
-        lambda out, given: cross_entropy(out.logits.flatten(0, -2), inputs[id(given)].targets.flatten()),
+        lambda out, given: subject.race.loss(out, inputs[id(given)]),
     )
     budget = sum(each.numel() for each in subject.destination().parameters())
     heads = {each.name: each.size for each in subject.goal.factors if each.kind == "heads"}
@@ -145,14 +154,21 @@ def unequal(subject: Subject) -> nn.Module:
 
 def torch_pruning(subject: Subject) -> nn.Module:
     """The parent without its middle blocks (which torch-pruning does not drop), halved by its MetaPruner, with the use of it that is the
-    first to run of those that `benchmarks.coverage` calls best."""
+    first to give a child of the size that runs, of those that `benchmarks.coverage` calls best."""
     import copy
 
     import models_zoo  # noqa: F401  (torch-pruning imports torchvision, whose ops are declared there)
     from benchmarks.side_by_side.theirs import BEST, prune
 
-    shallow = sources.destination(subject.parent, {"num_hidden_layers": subject.task.child["num_hidden_layers"]}, seed=0)
+    depth, config = subject.variant.child["num_hidden_layers"], subject.parent.config
+    halves = {name: getattr(config, name) / 2 for name in subject.variant.child}
+    if {**halves, "num_hidden_layers": depth} != subject.variant.child:
+        raise RuntimeError("torch-pruning is asked for halves only")
+    shallow = subject.made({"num_hidden_layers": depth})
     shallow, _ = gc.subclone(subject.parent.module, shallow, kwargs=subject.data.few.inputs, data=subject.batches, recipe=PAPER)
+    if hasattr(shallow, "pooler"):  # no loss here reads it, so it would stay as wide as it was, and fail
+        shallow.pooler = None  # type: ignore[assignment]
+    most = 1.05 * sum(each.numel() for each in subject.destination().parameters())
     why: Exception | None = None
     for use in BEST:
         child: Any = copy.deepcopy(shallow).eval()
@@ -163,8 +179,9 @@ def torch_pruning(subject: Subject) -> nn.Module:
         except Exception as error:  # what it raises is its own affair
             why = error
             continue
-        return child.train()
-    raise RuntimeError(f"torch-pruning cannot halve it: {why}")
+        if sum(each.numel() for each in child.parameters()) <= most:
+            return child.train()
+    raise RuntimeError(f"torch-pruning cannot halve it: {why or 'what runs is too large'}")
 
 
 def _filled(

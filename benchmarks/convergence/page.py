@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.convergence.arms import ABLATIONS, ARMS
-from benchmarks.convergence.grid import Grid, Results
-from benchmarks.convergence.runs import DISTILLED
+from benchmarks.convergence.grid import Grid, Results, grid_for
+from benchmarks.convergence.races import RACES, SIZES, Variant
+from benchmarks.convergence.runs import DISTILLED, FEW, offered
 from graphclone.demo.curves import first_reaching
-from graphclone.demo.task import task_named
 
 INTRODUCTION = """# Convergence
 
@@ -28,10 +28,15 @@ the first seed. A seed says the order of the training data, the calibration batc
 run (between two budgets: by a straight line over the logarithm of the steps) that ends there. *same schedule*: the step of the longest run
 at which it is there, with the rate still high. *begun in*: seconds, of the parent's capture, its analysis, calibration and the closed-form
 steps; in brackets, their share of the time in which the random child is trained for as long as its longest run.
+
+A task's own child is of the size `small`; other sizes (`tiny`, and `deep`: as narrow, with all blocks), a longer budget and parents that
+are scaled up (`x4`) are raced by few arms on a smaller grid. `text` learns the bytes of Python's standard library, `vision` scikit-learn's
+digits. `minilm` has no labels: its child is to find the sentences of a batch alike as its parent does (KL between the softmaxes of
+cosines / 0.05, see [sentences.py](convergence/sentences.py)), so that a loss of 0 is the parent.
 """
 
 
-_EVERY = (*ARMS, *ABLATIONS, *(arm + DISTILLED for arm in ("random", "paper", "full")))
+_EVERY = (*ARMS, *ABLATIONS, *(arm + DISTILLED for arm in FEW))
 
 
 @dataclass(frozen=True)
@@ -48,29 +53,53 @@ class Line:
     parameters: int
 
 
-def write(output: Path, grids: Mapping[str, Grid], results: Results) -> None:
-    """The page and the plots."""
-    text = INTRODUCTION
-    for task, grid in grids.items():
-        lines = lines_of(task, grid, results)
+def write(output: Path, results: Results, short: bool = False) -> None:
+    """The page and the plots, of all that has been run."""
+    text = INTRODUCTION + "".join(f"\n{told}\n" for told in _absent(results))
+    for variant in variants_of(results):
+        grid = grid_for(variant, short)
+        lines = lines_of(variant, grid, results)
         if lines:
-            plot(output / f"convergence-{task}.png", task, grid, results, [line.arm for line in lines if line.arm in ARMS])
-            text += "\n".join(section(task, grid, results, lines)) + "\n"
+            plot(output / _plot_of(variant), variant, grid, results, [line.arm for line in lines if line.arm in ARMS])
+            text += "\n".join([*section(variant, grid, results, lines), *lengths(variant, grid, results)]) + "\n"
     (output / "CONVERGENCE.md").write_text(text)
 
 
-def lines_of(task: str, grid: Grid, results: Results) -> list[Line]:
-    goal = _mean(_ends(grid.curves(results, task, "random", grid.budgets[-1])))
-    return [line for arm in _EVERY if (line := _line(task, arm, grid, results, goal)) is not None]
+def variants_of(results: Results) -> list[Variant]:
+    """Those of which there are runs, tasks and sizes in their order."""
+    found = {Variant.read(key.split(" | ")[0]) for key in results}
+    return sorted(found, key=lambda each: (list(RACES).index(each.task), each.scale or 0, each.device, SIZES.index(each.size)))
 
 
-def _line(task: str, arm: str, grid: Grid, results: Results, goal: float | None) -> Line | None:
-    curves = {steps: grid.curves(results, task, arm, steps) for steps in grid.budgets}
+def _absent(results: Results) -> Iterator[str]:
+    """Tasks of which there is no run: why not."""
+    run = {each.task for each in variants_of(results)}
+    for name, race in RACES.items():
+        if name not in run:
+            why = (
+                "has not been run"
+                if race.folder() is not None
+                else f"needs its parent, which is not installed here ({race.install})"
+            )
+            yield f"The task `{name}` {why}."
+
+
+def _plot_of(variant: Variant) -> str:
+    return f"convergence-{str(variant).replace(' ', '-')}.png"
+
+
+def lines_of(variant: Variant, grid: Grid, results: Results) -> list[Line]:
+    goal = _mean(_ends(grid.curves(results, variant, "random", grid.budgets[-1])))
+    return [line for arm in _EVERY if (line := _line(variant, arm, grid, results, goal)) is not None]
+
+
+def _line(variant: Variant, arm: str, grid: Grid, results: Results, goal: float | None) -> Line | None:
+    curves = {steps: grid.curves(results, variant, arm, steps) for steps in grid.budgets}
     ends = {steps: _ends(found) for steps, found in curves.items() if found}
     if not ends:
         return None
     longest, found = max(ends), curves[max(ends)]
-    tuned = [run for steps in grid.tuned_at if (run := grid.tuned(results, task, arm, steps)) is not None]
+    tuned = [run for steps in grid.tuned_at if (run := grid.tuned(results, variant, arm, steps)) is not None]
     same = first_reaching(found[0]["steps"], _means(found), goal) if goal is not None and longest == grid.budgets[-1] else None
     return Line(
         arm,
@@ -98,14 +127,15 @@ def reaching(ends: Mapping[int, Sequence[float]], goal: float) -> float | None:
     return None
 
 
-def section(task: str, grid: Grid, results: Results, lines: Sequence[Line]) -> Iterator[str]:
-    it = task_named(task)
+def section(variant: Variant, grid: Grid, results: Results, lines: Sequence[Line]) -> Iterator[str]:
+    race = RACES[variant.task]
     longest = grid.budgets[-1]
-    trained = [each["seconds"] for each in grid.curves(results, task, "random", longest)]
-    children = ", ".join(f"{name} {value}" for name, value in it.child.items())
-    yield f"\n## {task}\n"
-    yield f"Parent: `{it.parent.name}`; child: {lines[0].parameters:,} parameters ({children}); {it.loss}.\n"
-    yield f"![loss over steps](convergence-{task}.png)\n"
+    trained = [each["seconds"] for each in grid.curves(results, variant, "random", longest)]
+    children = ", ".join(f"{name} {value}" for name, value in variant.child.items())
+    yield f"\n## {variant}\n"
+    times = f" × {variant.scale}" if variant.scale is not None else ""
+    yield f"Parent: `{race.parent}`{times}; child: {lines[0].parameters:,} parameters ({children}); {race.unit}.\n"
+    yield f"![loss over steps]({_plot_of(variant)})\n"
     budgets, at = (" | ".join(map(str, grid.budgets)), " / ".join(map(str, grid.tuned_at)))
     yield f"| arm | before | {budgets} | sooner: own budget | same schedule | rate at {at}, decay | begun in |"
     yield "|---|" + "---|" * (len(grid.budgets) + 5)
@@ -117,12 +147,40 @@ def section(task: str, grid: Grid, results: Results, lines: Sequence[Line]) -> I
             f"| {_times(longest, line.same, 0)} | {line.rates} | {line.made:.1f} s{share} |"
         )
     whole = {line.arm for line in lines if all(len(line.ends.get(steps, ())) == len(grid.seeds) for steps in grid.budgets)}
-    if missing := [arm for arm in _EVERY if arm not in whole]:
+    if missing := [arm for arm in offered(variant) if arm not in whole]:
         yield f"\nNot run yet, or not at all budgets with all seeds: {'; '.join(missing)}."
     failed = sorted(
-        {(run.split(" | ")[1], result["error"]) for run, result in results.items() if run.startswith(task) and "error" in result}
+        {
+            (run.split(" | ")[1], result["error"])
+            for run, result in results.items()
+            if run.startswith(f"{variant} | ") and "error" in result
+        }
     )
     yield from (f"\n{arm}: {error}" for arm, error in failed)
+
+
+def lengths(variant: Variant, grid: Grid, results: Results) -> Iterator[str]:
+    """What the length of the training that is replaced changes, once there is a longer one than the grid's."""
+    budgets = [*grid.budgets, grid.longer]
+    replaced = {steps: grid.curves(results, variant, "random", steps) for steps in budgets[-3:]}
+    if not replaced[grid.longer]:
+        return
+    yield f"\nThe longer the training that is replaced (of {grid.longer} steps: rates tuned anew):\n"
+    yield f"| arm | {' | '.join(f'{steps} steps' for steps in replaced)} | at {grid.longer}: loss | rate |"
+    yield "|---|" + "---|" * (len(replaced) + 2)
+    for arm in FEW:
+        curves = {steps: found for steps in budgets if (found := grid.curves(results, variant, arm, steps))}
+        tuned = grid.tuned(results, variant, arm, grid.longer)
+        if tuned is not None and grid.longer in curves:
+            ends = {steps: _ends(found) for steps, found in curves.items()}
+            made = statistics.median(each["made_in"] for found in curves.values() for each in found)
+            cells = [_replaced(steps, ends, made, found) if found else "" for steps, found in replaced.items()]
+            yield f"| {arm} | {' | '.join(cells)} | {_spread(ends[grid.longer])} | {tuned.lr:g} |"
+
+
+def _replaced(steps: int, ends: Mapping[int, Sequence[float]], made: float, random: Sequence[Mapping[str, Any]]) -> str:
+    share = made / statistics.fmean(each["seconds"] for each in random)
+    return f"{_times(steps, reaching(ends, statistics.fmean(_ends(random))), min(ends))}, begun in {share:.0%}"
 
 
 def _times(steps: int, reached: float | None, least: int) -> str:
@@ -149,7 +207,7 @@ def _means(curves: Sequence[Mapping[str, Any]]) -> list[float]:
     return [statistics.fmean(losses) for losses in zip(*(each["loss"] for each in curves), strict=True)]
 
 
-def plot(path: Path, task: str, grid: Grid, results: Results, arms: Sequence[str]) -> None:
+def plot(path: Path, variant: Variant, grid: Grid, results: Results, arms: Sequence[str]) -> None:
     """The curves of the longest runs, and the ends of all budgets; bands are a standard deviation over seeds."""
     import matplotlib
 
@@ -158,7 +216,7 @@ def plot(path: Path, task: str, grid: Grid, results: Results, arms: Sequence[str
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), sharey=True, layout="constrained")
     for arm in arms:
-        curves = grid.curves(results, task, arm, grid.budgets[-1])
+        curves = grid.curves(results, variant, arm, grid.budgets[-1])
         if curves:
             means = _means(curves)
             spread = [
@@ -168,14 +226,14 @@ def plot(path: Path, task: str, grid: Grid, results: Results, arms: Sequence[str
             (drawn,) = left.plot(curves[0]["steps"], means, label=arm)
             low, high = ([mean + sign * sd for mean, sd in zip(means, spread, strict=True)] for sign in (-1, 1))
             left.fill_between(curves[0]["steps"], low, high, alpha=0.2, color=drawn.get_color())
-        ends = {steps: _ends(grid.curves(results, task, arm, steps)) for steps in grid.budgets}
+        ends = {steps: _ends(grid.curves(results, variant, arm, steps)) for steps in grid.budgets}
         found = {steps: each for steps, each in ends.items() if each}
         errors = [statistics.stdev(each) if len(each) > 1 else 0 for each in found.values()]
         right.errorbar(list(found), [statistics.fmean(each) for each in found.values()], errors, marker="o", label=arm)
-    left.set(xlabel="step of the longest run", ylabel=f"held-out loss, {task_named(task).loss}")
+    left.set(xlabel="step of the longest run", ylabel=f"held-out loss, {RACES[variant.task].unit}")
     right.set(xlabel="steps of a run with a schedule of its own", xscale="log")
     right.legend(fontsize="small")
-    highest = [each["loss"][0] for each in grid.curves(results, task, "random", grid.budgets[-1])]
+    highest = [each["loss"][0] for each in grid.curves(results, variant, "random", grid.budgets[-1])]
     if highest:
         left.set_ylim(top=max(highest) * 1.05)
     figure.savefig(path, dpi=110)

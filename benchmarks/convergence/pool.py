@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.convergence.grid import Grid
+from benchmarks.convergence.races import Variant
 from benchmarks.convergence.runs import Run, trained
 
 
-def done(
-    grids: Mapping[str, Grid], arms: Sequence[str], results: Mapping[str, Mapping[str, Any]], jobs: int
-) -> Iterator[tuple[Run, dict[str, Any]]]:
-    """Runs as they end. The caller adds each to `results`, which says what is next."""
+def done(ready: Callable[[], Iterable[Run]], jobs: int, folders: Mapping[Variant, Path]) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """Runs as they end. `ready`: those that can be done now, and have not been; `folders`: parents that are not the task's own."""
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin) as pool:
         busy: dict[Future[dict[str, Any]], Run] = {}
         while True:
-            ready = (run for task, grid in grids.items() for arm in arms for run in grid.next(results, task, arm))
-            for run in ready:
+            for run in ready():
                 if len(busy) == jobs:
                     break
                 if run not in busy.values():
-                    busy[pool.submit(_one, run)] = run
+                    busy[pool.submit(_one, run, folders.get(run.variant))] = run
             if not busy:
                 return
             for future in wait(busy, return_when=FIRST_COMPLETED).done:
@@ -38,8 +36,8 @@ def _begin() -> None:
     torch.set_num_threads(1)
 
 
-def _one(run: Run) -> dict[str, Any]:
+def _one(run: Run, folder: Path | None) -> dict[str, Any]:
     try:
-        return trained(run)
+        return trained(run, folder)
     except Exception as error:  # a rival that cannot is told on the page
         return {"error": f"{type(error).__name__}: {error}"}

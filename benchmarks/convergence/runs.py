@@ -5,28 +5,35 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import kl_div, log_softmax
 
-from benchmarks.convergence.arms import EVERY, Subject
-from graphclone import sources
-from graphclone.demo.race import evaluate
-from graphclone.demo.task import Batch, task_named
-from graphclone.training import Learner, curve
+from benchmarks.convergence.arms import ABLATIONS, ARMS, EVERY, Subject
+from benchmarks.convergence.races import RACES, Loss, Variant, opened
+from graphclone.demo.task import Batch
+from graphclone.training import Learner, curve, held_out_loss
 
 DISTILLED = " + distillation"
+FEW = ("random", "paper", "full")
+
+
+def offered(variant: Variant) -> tuple[str, ...]:
+    """The arms that are run unless others are asked for. Where the loss is agreement with the parent, a distillation is no other arm."""
+    distilled = tuple(arm + DISTILLED for arm in FEW if RACES[variant.task].labelled)
+    return (*ARMS, *ABLATIONS, *distilled) if variant.plain else FEW
 
 
 @dataclass(frozen=True)
 class Run:
     """What is trained how: `arm`, for `steps` steps at peak rate `lr` with weight decay `decay`."""
 
-    task: str
+    variant: Variant
     arm: str
     steps: int
     lr: float
@@ -35,53 +42,56 @@ class Run:
 
     @property
     def key(self) -> str:
-        return f"{self.task} | {self.arm} | {self.steps} steps | lr {self.lr:g} | decay {self.decay:g} | seed {self.seed}"
+        return f"{self.variant} | {self.arm} | {self.steps} steps | lr {self.lr:g} | decay {self.decay:g} | seed {self.seed}"
 
 
 @cache
-def subject(task: str, seed: int) -> Subject:
-    it = task_named(task)
-    return Subject(it, sources.load(str(it.parent)), it.data(it.held_out), seed)
-
-
-@cache
-def beginning(task: str, arm: str, seed: int) -> tuple[nn.Module, float]:
+def beginning(variant: Variant, arm: str, seed: int, folder: Path | None) -> tuple[nn.Module, float]:
     """The child before training, and the seconds that it took to make it: capture, analysis and calibration are no other arm's."""
-    alone, start = replace(subject(task, seed)), time.perf_counter()
-    return EVERY[arm](alone), time.perf_counter() - start
+    alone = Subject(variant, *opened(variant, folder), seed)
+    start = _now(variant)
+    return EVERY[arm](alone), _now(variant) - start
 
 
-def trained(run: Run) -> dict[str, Any]:
-    """The held-out loss at some steps, as plain data."""
-    own = subject(run.task, run.seed)
-    first, made = beginning(run.task, run.arm.removesuffix(DISTILLED), run.seed)
-    child, start = copy.deepcopy(first), time.perf_counter()
-    taught = own.parent.module if run.arm.endswith(DISTILLED) else None
-    learner = Learner[Batch](child, partial(_loss, parent=taught), lr=run.lr, steps=run.steps, decay=run.decay)
-    found = dict(
-        curve(
-            learner, own.data.train(run.seed), run.steps, max(run.steps // 20, 5), lambda: evaluate(child, own.data.held_out).loss
-        )
-    )
+def trained(run: Run, folder: Path | None = None) -> dict[str, Any]:
+    """The held-out loss at some steps, as plain data. `folder`: of a parent that is not the task's own."""
+    parent, data = opened(run.variant, folder)
+    first, made = beginning(run.variant, run.arm.removesuffix(DISTILLED), run.seed, folder)
+    child, start = copy.deepcopy(first), _now(run.variant)
+    loss = RACES[run.variant.task].loss
+    of_labels = partial(_loss, loss=loss, parent=None)
+    to_learn = partial(_loss, loss=loss, parent=parent.module) if run.arm.endswith(DISTILLED) else of_labels
+    learner = Learner[Batch](child, to_learn, lr=run.lr, steps=run.steps, decay=run.decay)
+    look = partial(held_out_loss, child, of_labels, data.held_out)
+    found = dict(curve(learner, data.train(run.seed), run.steps, max(run.steps // 20, 5), look))
     return {
         "steps": list(found),
         "loss": [round(loss, 5) for loss in found.values()],
         "parameters": sum(each.numel() for each in child.parameters()),
         "made_in": round(made, 2),
-        "seconds": round(time.perf_counter() - start, 2),
+        "seconds": round(_now(run.variant) - start, 2),
     }
 
 
-def _loss(child: nn.Module, batch: Batch, *, parent: nn.Module | None) -> Tensor:
-    """Of the labels; with a parent, half of it that of the parent's probabilities."""
-    logits = child(**batch.inputs).logits.flatten(0, -2)
-    loss = cross_entropy(logits, batch.targets.flatten())
+def _now(variant: Variant) -> float:
+    """The time at which a device has done what it was given."""
+    if torch.device(variant.device).type == "cuda":
+        torch.cuda.synchronize(variant.device)
+    return time.perf_counter()
+
+
+def _loss(child: nn.Module, batch: Batch, *, loss: Loss, parent: nn.Module | None) -> Tensor:
+    """The task's; with a parent, half of it that of the parent's probabilities."""
+    outputs = child(**batch.inputs)
+    own = loss(outputs, batch)
     if parent is None:
-        return loss
+        return own
     with torch.no_grad():
         taught = parent(**batch.inputs).logits.flatten(0, -2)
-    learnt = kl_div(log_softmax(logits, -1), log_softmax(taught, -1), log_target=True, reduction="batchmean")
-    return (loss + learnt) / 2
+    learnt = kl_div(
+        log_softmax(outputs.logits.flatten(0, -2), -1), log_softmax(taught, -1), log_target=True, reduction="batchmean"
+    )
+    return (own + learnt) / 2
 
 
 def best(results: Mapping[str, Mapping[str, Any]], runs: Iterable[Run]) -> Run | None:

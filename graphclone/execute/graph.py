@@ -282,7 +282,7 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None, fitted:
                 "the plan does not say what inputs its parent was traced with",
                 attempt="execute(plan, model, trace=capture(model, …))",
             )
-        trace = capture(model, *example(plan.inputs), dynamic=plan.inputs.get("dynamic", False))
+        trace = capture(model, *example(plan.inputs, model), dynamic=plan.inputs.get("dynamic", False))
     if plan.inputs and plan.inputs.get("dynamic") != trace.inputs.get("dynamic"):
         raise PlanError(
             "the plan was made of a capture with other open sizes",

@@ -62,7 +62,7 @@ def mean_free(axes: Tensor, width: int) -> Tensor:
     orthogonal to it, the first k columns are U Bᵀ + 1 1ᵀ / √(d k): what they make of the stream has mean zero as well.
     """
     d = len(axes)
-    ones, small = torch.ones(d, 1, dtype=axes.dtype), torch.ones(width, 1, dtype=axes.dtype)
+    ones, small = axes.new_ones(d, 1), axes.new_ones(width, 1)
     basis = _complete(small / width**0.5)[:, 1:]
     first = _complete(torch.cat([ones / d**0.5, axes[:, : width - 1]], 1)[:, :width])[:, 1:width]
     kept = first @ basis.T + ones @ small.T / (d * width) ** 0.5
@@ -71,7 +71,7 @@ def mean_free(axes: Tensor, width: int) -> Tensor:
 
 def _complete(columns: Tensor) -> Tensor:
     """Orthonormal columns, and what they lack to be a basis."""
-    q, r = torch.linalg.qr(torch.cat([columns, torch.eye(len(columns), dtype=columns.dtype)], 1), mode="reduced")
+    q, r = torch.linalg.qr(torch.cat([columns, torch.eye(len(columns)).to(columns)], 1), mode="reduced")
     signs: Tensor = torch.where(r.diagonal() < 0, -1.0, 1.0)
     basis: Tensor = q * signs
     return basis

@@ -88,14 +88,14 @@ class _Places:
         """What each unit has in a sum. A contribution is exact for matrices; else the parts of a unit's positions count as independent."""
         x = _rows(value[0].movedim(value[1], -1))
         w = weight[0].detach()
-        owners = torch.tensor(algebra.labels(axis, factor))
+        owners = torch.tensor(algebra.labels(axis, factor), device=w.device)
         single = bool((owners[owners >= 0].bincount(minlength=factor.size) == 1).all())
         if self.units != "contribution" or w.dim() > 2 or single:
             part = UNITS[self.units](x.double(), norms(w, weight[1]).double()).square()
             return per_unit(part, axis, factor).sqrt()
         w = w.movedim(weight[1], 0)
         chosen = ((owners == unit).nonzero()[:, 0] for unit in range(factor.size))
-        return torch.stack([(x[:, each] @ w[each]).norm(dim=-1).mean() for each in chosen]).double()
+        return torch.stack([(x[:, each] @ w[each]).norm(dim=-1).mean() for each in chosen]).double().cpu()
 
 
 def _rows(x: Tensor) -> Tensor:

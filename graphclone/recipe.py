@@ -5,6 +5,7 @@ A recipe is data; `begin` follows it. No step trains anything: what a recipe cos
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +18,7 @@ from graphclone.execute.memory import weights
 from graphclone.layout import Layout
 from graphclone.plan import Plan
 from graphclone.repair import matched, refitted
-from graphclone.rotation import Meetings, mean_free, meetings, principal_axes, principal_axes_of_heads, rotated
+from graphclone.rotation import Meetings, StreamMoment, mean_free, meetings, principal_axes, principal_axes_of_heads, rotated
 from graphclone.scores import Scores, score_calibrated
 
 Planner = Callable[[Layout, Scores], Plan]
@@ -69,25 +70,58 @@ class Beginning:
     axes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def begin(layout: Layout, calibration: Calibration, recipe: Recipe, planner: Planner) -> Beginning:
+@dataclass(frozen=True)
+class Seen:
+    """What one run of the parent over the calibration data shows: the units' `scores`, and the moments of streams that may be rotated."""
+
+    scores: Scores
+    streams: Mapping[str, StreamMoment] = field(default_factory=dict)
+
+
+def look(layout: Layout, calibration: Calibration, recipe: Recipe) -> Seen:
+    """Run the parent once, for all that a recipe wants to know before there is a plan.
+
+    **Raises** `WeightsError` when an activation is not finite.
+    """
+    streams = {}
+    for factor in layout.factors if recipe.rotate else ():
+        if factor.kind == "residual":
+            with contextlib.suppress(FrozenError):  # `begin` says why
+                streams[factor.name] = StreamMoment(factor.name, meetings(layout, factor).centred)
+    scores = score_calibrated(
+        calibration,
+        stream=recipe.stream,
+        units=recipe.units,
+        places=recipe.places,
+        influence=recipe.influence,
+        beside=[each.look for each in streams.values()],
+    )
+    return Seen(scores, streams)
+
+
+def begin(layout: Layout, calibration: Calibration, recipe: Recipe, planner: Planner, seen: Seen | None = None) -> Beginning:
     """Follow a recipe.
 
     **Arguments**
 
     - `layout`: of the parent; `calibration`: of the same parent, on data;
     - `planner`: from a layout and scores to a plan, such as `graphclone.plan` with widths and a depth. It is asked twice: the sizes that
-      it comes to say along which axes a stream is cut.
+      it comes to say along which axes a stream is cut;
+    - `seen`: what `look` has found on the same data, by the same recipe.
 
     **Raises** whatever the planner raises; `WeightsError` when an activation is not finite.
     """
-    scores = _scores(calibration, recipe)
+    seen = seen or look(layout, calibration, recipe)
+    scores = seen.scores
     plan = planner(layout, scores)
     turned: dict[str, tuple[Meetings, Tensor]] = {}
     notes = []
     for factor in layout.factors if recipe.rotate else ():
         if factor.kind == "residual" and plan.size(factor.name) < factor.size:
             try:
-                layout, calibration, turned[factor.name] = _rotated(layout, calibration, factor, plan.size(factor.name))
+                layout, calibration, turned[factor.name] = _rotated(
+                    layout, calibration, factor, plan.size(factor.name), seen.streams.get(factor.name)
+                )
             except FrozenError as error:
                 notes.append(f"'{factor.name}' is selected from, not rotated: {error.because}")
     inside: dict[str, Meetings] = {}
@@ -119,21 +153,16 @@ def _kept(met: Meetings, axes: Tensor, width: int) -> Tensor:
     return (axes - axes.mean(0) if met.centred else axes)[:, :width].float()
 
 
-def _scores(calibration: Calibration, recipe: Recipe) -> Scores:
-    return score_calibrated(
-        calibration, stream=recipe.stream, units=recipe.units, places=recipe.places, influence=recipe.influence
-    )
-
-
 def _rotated(
-    layout: Layout, calibration: Calibration, factor: Factor, width: int
+    layout: Layout, calibration: Calibration, factor: Factor, width: int, seen: StreamMoment | None
 ) -> tuple[Layout, Calibration, tuple[Meetings, Tensor]]:
     """The parent on a turned stream, and how it was turned.
 
     **Raises** `FrozenError` where a rotation is no invariance.
     """
     met = meetings(layout, factor)
-    axes = principal_axes(calibration, factor.name, met.centred).axes
+    principal = seen.principal() if seen is not None else principal_axes(calibration, factor.name, met.centred)
+    axes = principal.axes
 
     def along(axes: Tensor) -> Calibration:
         return calibration.with_state(lambda each: rotated(each, meetings(each, each[factor.name]), axes))

@@ -233,22 +233,37 @@ class _Beside(fx.Interpreter):
         if spans:
             self.stream.update(_ends_of_spans(layout, plan))
         self.wanted = {*self.results.values(), *self.stream, *self.stream.values()}
+        self.needed = self._needed()
         self.parent: dict[fx.Node, Any] = {}
+        self.given: tuple[fx.Node, Tensor, Tensor] | None = None
         self.seen: list[tuple[str, _Moments]] = []
 
     def show(self, batch: list[Any]) -> list[tuple[str, _Moments]]:
         """Run one batch: the moments of each map, by its weight's name."""
-        self.parent, self.seen = {}, []
+        self.parent, self.given, self.seen = {}, None, []
         Run(self.layout, lambda node, value, _: self.parent.update({node: value} if node in self.wanted else {})).run(*batch)
-        self.run(*batch)
+        self.run(*batch, enable_io_processing=False)
         return self.seen
 
     def run_node(self, n: fx.Node) -> Any:
-        result, of = super().run_node(n), n.meta.get("of")
+        if n not in self.needed and n.op != "placeholder":  # which takes its input off the list
+            return None
+        of = n.meta.get("of")
         if n in self.results:
             target = self._kept(self.results[n], self.parent[self.results[n]])
             return self._look(self.maps[n], target) if n in self.maps else target
-        return self._kept(of, self.parent[self.stream[of]]) if of in self.stream else result
+        return self._kept(of, self.parent[self.stream[of]]) if of in self.stream else super().run_node(n)
+
+    def _needed(self) -> set[fx.Node]:
+        """The maps that are looked at and what they are given, back to where the parent's values stand in."""
+        found, waiting = set(self.maps), [node for op in self.maps for node in op.all_input_nodes]
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                known = node in self.results or node.meta.get("of") in self.stream
+                waiting += () if known else node.all_input_nodes
+        return found
 
     def _look(self, each: Map, result: Tensor) -> Tensor:
         target = result
@@ -256,13 +271,21 @@ class _Beside(fx.Interpreter):
             beyond = self._kept(exit, self.parent[self.stream[exit]] - self.parent[exit])
             target = target + beyond.reshape(target.shape)
         args = each.op.args
-        x = self.env[args[1] if name_of(each.op.target) == "aten.addmm" else args[0]].double()  # type: ignore[index]
-        x, y = x.reshape(-1, x.shape[-1]), target.reshape(-1, target.shape[-1]).double()
+        x, xx = self._input(args[1] if name_of(each.op.target) == "aten.addmm" else args[0])  # type: ignore[arg-type]
+        y = target.reshape(-1, target.shape[-1]).double()
         bias = _bias(each.op)
         if bias is not None:
             y = y - self.env[bias].double()
-        self.seen.append((each.weight, _Moments(x.T @ x, x.T @ y, float(y.square().sum()))))
+        self.seen.append((each.weight, _Moments(xx, x.T @ y, float(y.square().sum()))))
         return target
+
+    def _input(self, node: fx.Node) -> tuple[Tensor, Tensor]:
+        """What a map is given, and the sum of x xᵀ: several in a row (queries, keys, values) are given the same."""
+        if self.given is None or self.given[0] is not node:
+            x = self.env[node]
+            x = x.reshape(-1, x.shape[-1]).double()
+            self.given = node, x, x.T @ x
+        return self.given[1:]
 
     def _kept(self, of: fx.Node, value: Tensor) -> Tensor:
         """What the child has of a value of the parent."""

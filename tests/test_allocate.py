@@ -82,14 +82,29 @@ def test_half_of_the_multiply_adds(layout: gc.Layout, scores: gc.Scores) -> None
 
 
 def test_time_comes_from_a_table_of_measurements(layout: gc.Layout, scores: gc.Scores) -> None:
-    slow = {f"blocks.{index}.hidden": {8: 1.0, 40: 2.0, 80: 10.0 if index == 2 else 4.0} for index in range(4)}
+    slow = {f"blocks.{index}.hidden": {8: 13.0 if index == 2 else 19.0, 40: 20.0, 80: 22.0} for index in range(4)}
     cost = latency(slow)
-    assert cost({"blocks.0.hidden": 60}) == pytest.approx(3.0)
-    widths = allocate(layout, scores, gc.plan(layout), cost, 16.0, kinds=["hidden"])
-    assert cost(widths) <= 16.0
+    assert cost({}) == 22.0  # the whole child, not the sum of the rows
+    assert cost({"blocks.0.hidden": 60}) == pytest.approx(21.0)
+    assert cost({"blocks.0.hidden": 60, "blocks.2.hidden": 8}) == pytest.approx(12.0)
+    widths = allocate(layout, scores, gc.plan(layout), cost, 12.0, kinds=["hidden"], least=0.1)
+    assert cost(widths) <= 12.0
     assert widths["blocks.2.hidden"] < min(widths[f"blocks.{index}.hidden"] for index in (0, 1, 3))  # its units cost most
     with pytest.raises(SizeError, match="no time is known"):
         cost({"blocks.0.hidden": 7})
+    with pytest.raises(SizeError, match="no time was measured"):
+        latency({})
+
+
+def test_a_step_that_saves_no_time_is_taken_together_with_the_next(layout: gc.Layout, scores: gc.Scores) -> None:
+    bumpy = latency({"blocks.0.hidden": {8: 1.0, 64: 4.0, 72: 5.0, 80: 5.0}})  # as measurements are
+    widths = allocate(layout, scores, gc.plan(layout), bumpy, 4.5, kinds=["hidden"])
+    assert widths["blocks.0.hidden"] == 64
+
+
+def test_seconds_are_told_as_such(layout: gc.Layout, scores: gc.Scores) -> None:
+    with pytest.raises(SizeError, match=r"no child within 0\.0005\n.*still costs 0\.00"):
+        allocate(layout, scores, gc.plan(layout), latency({"blocks.0.hidden": {8: 0.001, 80: 0.002}}), 0.0005)
 
 
 def test_whole_groups_go_where_heads_share_keys() -> None:

@@ -28,7 +28,7 @@ ORDER = [
     ["depths"],
     ["destination", "budget"],
     ["subclone", "verify"],
-    ["sources", "export", "report", "training"],
+    ["sources", "export", "report", "training", "measure"],
     ["demo"],
     ["cli"],
 ]

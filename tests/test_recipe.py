@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -206,3 +210,14 @@ def test_one_batch_is_not_enough_to_refit_and_the_plan_says_so() -> None:
     assert any("nothing can be held out" in remark for remark in report.plan.remarks)
     for a, b in zip(rotated.state_dict().values(), full.state_dict().values(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_page_of_recipes_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parent.parent
+    monkeypatch.chdir(root)
+    code = re.findall(r"```python\n(.*?)```", (root / "docs" / "recipes.md").read_text(), re.DOTALL)
+    ran: dict[str, Any] = {}
+    for each in code:
+        exec(each, ran)
+    assert ran["losses"]["full"] < ran["losses"]["paper"]
+    assert ran["estimate"](ran["fast"]) <= ran["budget"]

@@ -63,7 +63,8 @@ def planned(asked: Asked, wanted: Wanted, inputs: Mapping[str, Tensor] | None = 
         layout = analyze(capture(parent.program or parent.module, parent.args, parent.kwargs, dynamic=wanted.dynamic))
         target = _destination(child, parent, layout) if child is not None else None
     with working("ranking units"):
-        scores, calibration = ranked(asked, wanted, parent, layout)
+        seen, calibration = ranked(asked, wanted, parent, layout)
+        scores = seen.scores
     if target is not None:
         plan = plan_for(layout, target, scores, wanted.scale)
     else:
@@ -81,7 +82,7 @@ def planned(asked: Asked, wanted: Wanted, inputs: Mapping[str, Tensor] | None = 
     if calibration is not None and (recipe := recipe_named(wanted.begins)) != PAPER:
         with working("rotating and refitting"):
             goal = target if target is not None else _destination(child, parent, layout) if child is not None else None
-            begun = begin(layout, calibration, recipe, lambda ours, found: _replanned(ours, found, goal, plan, wanted))
+            begun = begin(layout, calibration, recipe, lambda ours, found: _replanned(ours, found, goal, plan, wanted), seen)
         plan = _remarked(begun.plan, plan)
     if parent.program is None and (told := parity(parent.module, layout.trace, (parent.args, dict(parent.kwargs)))):
         plan = plan.remark(told)

@@ -14,26 +14,27 @@ from graphclone.cli.options import Asked
 from graphclone.cli.wanted import Wanted
 from graphclone.errors import SourceError, WeightsError
 from graphclone.layout import Layout
-from graphclone.scores import Scores, score_calibrated, score_weights
+from graphclone.recipe import Seen, look, recipe_named
+from graphclone.scores import Scores, score_weights
 from graphclone.sources import Parent
 from graphclone.sources.words import nearest
 
 Batch = dict[str, Tensor]
 
 
-def ranked(asked: Asked, wanted: Wanted, parent: Parent, layout: Layout) -> tuple[Scores, Calibration | None]:
-    """The scores, and the data that they are of, if any.
+def ranked(asked: Asked, wanted: Wanted, parent: Parent, layout: Layout) -> tuple[Seen, Calibration | None]:
+    """The scores that the recipe asks for, and the data that they are of, if any.
 
     **Raises** `SourceError` that says what is wrong with the data.
     """
     if wanted.data is None:
-        return (Scores() if wanted.scores == "uniform" else score_weights(layout)), None
+        return Seen(Scores() if wanted.scores == "uniform" else score_weights(layout)), None
     state = sources.read_state(wanted.data, allow_pickle=asked.allow_pickle)
     examples = examples_of(state, wanted.data)
     _check_names(state, parent, wanted.data)
     try:
         calibration = Calibration.of(parent.module, _batches(state, examples, wanted.batch), layout)
-        return score_calibrated(calibration), calibration
+        return look(layout, calibration, recipe_named(wanted.begins)), calibration
     except WeightsError:
         raise
     except Exception as error:  # whatever an op raises on an input of another range, dtype or shape than it expects

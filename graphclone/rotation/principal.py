@@ -42,23 +42,35 @@ def principal_axes(calibration: Calibration, name: str, centred: bool = False) -
 
     **Raises** `WeightsError` when an activation is not finite.
     """
-    moments: list[Tensor] = []
+    found = StreamMoment(name, centred)
+    calibration.each(found.look)
+    return found.principal()
 
-    def look(layout: Layout) -> Visit:
-        factor, streams = layout[name], between(layout)
+
+class StreamMoment:
+    """Looks on while batches are run: the sum of a stream's second moments, as `principal_axes` has them."""
+
+    def __init__(self, name: str, centred: bool) -> None:
+        self.name, self.centred = name, centred
+        self.total: Tensor | None = None
+
+    def look(self, layout: Layout) -> Visit:
+        factor, streams = layout[self.name], between(layout)
 
         def visit(node: fx.Node, value: Any, _: Any) -> None:
             dim = along(layout, node, factor) if node in streams else None
             if dim is not None:
                 finite(node, value)
-                moments.append(_moment(value, dim, centred))
+                moment = _moment(value, dim, self.centred)
+                self.total = moment if self.total is None else self.total.add_(moment)
 
         return visit
 
-    calibration.each(look)
-    values, vectors = torch.linalg.eigh(torch.stack(moments).mean(0))
-    energy = values.flip(0).clamp_min(0)
-    return Principal(vectors.flip(1), energy / energy.sum())
+    def principal(self) -> Principal:
+        assert self.total is not None
+        values, vectors = torch.linalg.eigh(self.total)
+        energy = values.flip(0).clamp_min(0)
+        return Principal(vectors.flip(1), energy / energy.sum())
 
 
 def _moment(value: Tensor, dim: int, centred: bool) -> Tensor:

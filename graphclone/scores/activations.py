@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis, Factor
-from graphclone.calibration import Calibration, between, finite
+from graphclone.calibration import Calibration, Look, between, finite
 from graphclone.errors import UnknownNameError
 from graphclone.layout import Layout, origin
 from graphclone.rules import Typed
@@ -50,14 +50,16 @@ def score_calibrated(
     units: str = "contribution",
     places: str = "mean",
     influence: bool = False,
+    beside: Iterable[Look] = (),
 ) -> Scores:
-    """The same from batches whose graphs are there already. `influence`: and `block_influence`, in the same run."""
+    """The same from batches whose graphs are there already. `influence`: and `block_influence`, in the same run; `beside`: who else looks
+    on."""
     for name, known in ((stream, STREAM), (units, UNITS), (places, PLACES)):
         if name not in known:
             raise UnknownNameError(f"there is no way '{name}' to score units", attempt=" or ".join(known))
     said: Said = defaultdict(lambda: defaultdict(list))
     blocks = Influence()
-    calibration.each(lambda layout: _Places(layout, stream, units, said).visit, *[blocks.look] * influence)
+    calibration.each(lambda layout: _Places(layout, stream, units, said).visit, *[blocks.look] * influence, *beside)
     merge = PLACES[places]
     merged = {name: merge([torch.stack(batches).mean(0) for batches in each.values()]) for name, each in said.items()}
     return Scores({name: tuple(values.tolist()) for name, values in merged.items()}) | blocks.scores()
@@ -95,7 +97,16 @@ class _Places:
             return per_unit(part, axis, factor).sqrt()
         w = w.movedim(weight[1], 0)
         chosen = ((owners == unit).nonzero()[:, 0] for unit in range(factor.size))
-        return torch.stack([(x[:, each] @ w[each]).norm(dim=-1).mean() for each in chosen]).double().cpu()
+        return torch.stack([_norms_of_product(x[:, each], w[each]).mean() for each in chosen]).double().cpu()
+
+
+def _norms_of_product(x: Tensor, w: Tensor) -> Tensor:
+    """‖x w‖ of each row; by w wᵀ where a unit has fewer positions than x w has, in float64 because it is a difference of squares."""
+    if x.is_complex() or w.is_complex() or len(w) >= w.shape[1]:
+        return (x @ w).norm(dim=-1)
+    x, w = x.double(), w.double()
+    squares: Tensor = ((x @ (w @ w.T)) * x).sum(-1)
+    return squares.clamp_min(0).sqrt()
 
 
 def _rows(x: Tensor) -> Tensor:

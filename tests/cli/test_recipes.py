@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import graphclone as gc
+from graphclone.calibration import Calibration, Look
 from graphclone.demo.data import digits
 from tests.cli.conftest import PARENT, SMALLER, Run
 
@@ -41,6 +42,20 @@ def test_a_full_beginning_is_written_and_verified(run: Run, images: Path, sizes:
     checked = run("verify", "child", "--parent", PARENT)
     assert checked.status == 0, checked.out + checked.err
     assert "two roads" in checked.out
+
+
+@pytest.mark.parametrize("recipe", ["paper", "full"])
+def test_the_parent_is_looked_at_once(run: Run, images: Path, recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, each = [], Calibration.each
+
+    def counted(calibration: Calibration, *looks: Look, gradients: bool = False) -> None:
+        passes.append(looks)
+        each(calibration, *looks, gradients=gradients)
+
+    monkeypatch.setattr(Calibration, "each", counted)
+    made = run("clone", PARENT, *SMALLER, "--data", images, "--batch", "32", "--recipe", recipe, "-o", "child")
+    assert made.status == 0, made.err
+    assert len(passes) == 1
 
 
 def test_a_recipe_that_cannot_be_followed_is_refused_before_any_work(run: Run, images: Path) -> None:

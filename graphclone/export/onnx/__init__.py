@@ -6,6 +6,7 @@ module ──plain──▶ Plain ──opened──▶ program with open axes �
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,13 +19,13 @@ from graphclone.decided import ASSERT
 from graphclone.errors import OutputError
 from graphclone.export.onnx import opened as axes
 from graphclone.export.onnx.bench import Latency, latencies
-from graphclone.export.onnx.compared import TOLERANCES, Difference, compare, session
+from graphclone.export.onnx.compared import TOLERANCES, Difference, compare, fed, session
 from graphclone.export.onnx.opened import Dims, Opened
 from graphclone.export.onnx.plain import Plain
 from graphclone.export.onnx.precision import lowered
 from graphclone.export.onnx.written import save, translated
 
-__all__ = ["TOLERANCES", "Difference", "Exported", "Latency", "Wanted", "export_onnx"]
+__all__ = ["TOLERANCES", "Difference", "Exported", "Latency", "Wanted", "export_onnx", "loaded"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,28 @@ _ATTEMPT = {
     False: "the PyTorch or Hugging Face form of the child, which needs no export",
     True: "without --opset: the exporter's own is the one that it writes best",
 }
+
+
+@torch.no_grad()
+def loaded(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Callable[[], object]:
+    """The module in ONNX Runtime, on these inputs and at no other sizes: a function that runs it once. No file is left.
+
+    Raises:
+        OutputError: the model cannot be exported, or the outputs differ by more than the precision explains.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            plain = Plain(copy.deepcopy(module).requires_grad_(False), args, kwargs, alone=True)
+            save(translated(axes.opened(plain, axes.nothing(plain)), plain, None), path, {})
+            running = session(path)
+            compare(plain, running, plain.inputs, "fp32")
+        except OutputError:
+            raise
+        except Exception as error:  # as for any export
+            raise OutputError(f"cannot run {type(module).__name__} in ONNX Runtime", because=reason(error)) from error
+    given = fed(plain, running, plain.inputs)
+    return lambda: running.run(None, given)
 
 
 def reason(error: BaseException) -> str:

@@ -15,7 +15,7 @@ class Plain(nn.Module):
     """Around a module: `names` and `inputs` are its tensors among the example inputs, `output_names` those of its result.
 
     Everything else among the inputs (numbers, None, strings) is built in. `separator` stands between the parts of a nested name;
-    `prefix` is where the model lies in this module.
+    `prefix` is where the model lies in this module. `alone`: a batch of one stays one, since no size is going to be open.
     """
 
     def __init__(
@@ -25,6 +25,7 @@ class Plain(nn.Module):
         kwargs: Mapping[str, object],
         separator: str = "_",
         prefix: str = "module.",
+        alone: bool = False,
     ) -> None:
         super().__init__()
         self.module, self.separator, self.prefix = module, separator, prefix
@@ -40,7 +41,7 @@ class Plain(nn.Module):
         self.inputs: tuple[Tensor, ...] = tuple(leaf for _, leaf in leaves if isinstance(leaf, Tensor))
         with contextlib.suppress(NotImplementedError):  # an exported program is in one mode for good
             self.eval()
-        self.inputs = self._batched()
+        self.inputs = self.inputs if alone else self._batched()
         with torch.no_grad():
             found = named_tensors(self._call(self.inputs), separator)
         self.output_names = [f"output_{name}" if name in self.names else name for name, _ in found]

@@ -82,14 +82,19 @@ class Grid:
 GRIDS = {
     "text": Grid((12, 25, 50, 100, 200, 400), (50, 400), (7e-4, 1.4e-3, 2.8e-3, 5.6e-3, 1.12e-2), (0.1, 0.01), (0, 1, 2)),
     "vision": Grid((12, 25, 50, 100, 200, 400), (50, 400), (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), (0.1, 0.01), (0, 1, 2)),
-    "minilm": Grid((12, 25, 50, 100, 200, 400), (50, 400), (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), (0.1, 0.01), (0, 1, 2)),
+    "minilm": Grid((12, 25, 50, 100, 200, 400), (50, 400), (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3), (0.1, 0.01), (0, 1, 2)),
+}
+RATES = {  # of other sizes and scales
+    "text": (2.8e-3, 5.6e-3, 1.12e-2),
+    "vision": (2e-3, 4e-3, 8e-3),
+    "minilm": (2.5e-4, 5e-4, 1e-3),
 }
 
 
 def grid_for(variant: Variant, short: bool = False) -> Grid:
     """A task's own; a cheaper one for its other sizes and scales. `short`: all of it in a few steps, for tests."""
     grid = GRIDS[variant.task]
-    if not variant.plain:  # the highest rates, which are the best ones of most arms at the task's own size
-        rates = tuple(rate / (variant.scale or 1) for rate in grid.rates[2:])
+    if not variant.plain:
+        rates = tuple(rate / (variant.scale or 1) for rate in RATES[variant.task])
         grid = replace(grid, budgets=(25, 100, 400), tuned_at=(100, 400), rates=rates, decays=grid.decays[:1])
     return Grid((2, 4), (4,), grid.rates[:2], grid.decays, grid.seeds[:2], longer=6) if short else grid

@@ -190,6 +190,7 @@ def race(
     steps: Annotated[int, typer.Option(metavar="N", help="training steps of each run")] = 200,
     batch: Annotated[int, typer.Option(metavar="N", help="examples per batch")] = 16,
     calibration: Annotated[int, typer.Option(metavar="N", help="batches that children are made on")] = 8,
+    seeds: Annotated[int, typer.Option(metavar="N", help="runs of each kind, on seeds from --seed on")] = 1,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     arg: Arg = [],  # noqa: B006
@@ -199,14 +200,16 @@ def race(
     trust_remote_code: Remote = False,
     debug: Debug = False,
 ) -> None:
-    """Train children of one size side by side, begun in several ways: which way is best for this parent and this data."""
+    """Train children of one size side by side, begun in several ways: which way is best for this parent and this data. After Ctrl-C or a
+    crash the same command goes on: runs that are done are kept beside the folder."""
     with reporting(debug):
         from graphclone.cli.race import ARMS, Course, run
         from graphclone.cli.wanted import Wanted
 
         asked = Asked(parent, arg, input, checkpoint, allow_pickle, trust_remote_code)
         wanted = Wanted(output, set, width, depth, None, data, batch, True, False, overwrite, seed, False, False, like, params)
-        run(asked, wanted, Course(arm or list(ARMS), lr or [5e-4, 1e-3, 2e-3], decay, steps, held_out, calibration))
+        rates, every = lr or [5e-4, 1e-3, 2e-3], range(seed, seed + seeds)
+        run(asked, wanted, Course(arm or list(ARMS), rates, decay, steps, held_out, calibration, every))
 
 
 @app.command()

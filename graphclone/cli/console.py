@@ -44,7 +44,8 @@ def working(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reporting(debug: bool) -> Iterator[None]:
-    """Expected errors become their message and exit status 2; Ctrl-C becomes 130; a reader that left is no error."""
+    """Expected errors become their message and exit status 2; Ctrl-C becomes 130, and a line of its own text if it has one; a reader
+    that left is no error."""
     debug = debug or bool(os.environ.get("GRAPHCLONE_DEBUG"))
     try:
         with contextlib.nullcontext() if debug else _own_warnings():
@@ -52,8 +53,8 @@ def reporting(debug: bool) -> Iterator[None]:
         sys.stdout.flush()
     except typer.Exit:
         raise
-    except KeyboardInterrupt:
-        err().print("interrupted, nothing was written")
+    except KeyboardInterrupt as stopped:
+        err().print(str(stopped) or "interrupted, nothing was written", markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more when it ends

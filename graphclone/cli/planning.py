@@ -48,20 +48,39 @@ class Job:
         return self.begun.fitted if self.begun else {}
 
 
-def planned(asked: Asked, wanted: Wanted, inputs: Mapping[str, Tensor] | None = None) -> Job:
+@dataclass(frozen=True)
+class Known:
+    """What all plans of one parent and one size have in common: `child` and its layout, the `target`, where settings or a config say what
+    it is."""
+
+    parent: Parent
+    layout: Layout
+    child: nn.Module | None
+    target: Layout | None
+
+
+def known(asked: Asked, wanted: Wanted, inputs: Mapping[str, Tensor] | None = None) -> Known:
     """`inputs`: to capture the parent with, in place of those that its source finds.
 
-    **Raises** any of `GraphcloneError`: this is where most of what can be wrong is found."""
-    overrides = sources.assignments(wanted.set)
-    budget: list[Option] = []
+    **Raises** any of `GraphcloneError`."""
     with working(f"loading {asked.spec}"):
         parent = children.load(asked)
         if inputs is not None and parent.program is None:
             parent = replace(parent, args=(), kwargs=dict(inputs))
-        child = asked_for(parent, overrides, wanted)
+        child = asked_for(parent, sources.assignments(wanted.set), wanted)
     with working("capturing and analysing"):
         layout = analyze(capture(parent.program or parent.module, parent.args, parent.kwargs, dynamic=wanted.dynamic))
-        target = _destination(child, parent, layout) if child is not None else None
+        return Known(parent, layout, child, _destination(child, parent, layout) if child is not None else None)
+
+
+def planned(asked: Asked, wanted: Wanted, of: Known | None = None) -> Job:
+    """`of`: what is known already of the parent and the child.
+
+    **Raises** any of `GraphcloneError`: this is where most of what can be wrong is found."""
+    of = of or known(asked, wanted)
+    parent, layout, child, target = of.parent, of.layout, of.child, of.target
+    overrides = sources.assignments(wanted.set)
+    budget: list[Option] = []
     with working("ranking units"):
         seen, calibration = ranked(asked, wanted, parent, layout)
         scores = seen.scores

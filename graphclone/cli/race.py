@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +16,12 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+import graphclone
 from graphclone import sources
 from graphclone.cli.console import err, out
+from graphclone.cli.kept import Kept, Run, digest, key
 from graphclone.cli.options import Asked
-from graphclone.cli.planning import Job, asked_for, planned
+from graphclone.cli.planning import Job, Known, asked_for, known, planned
 from graphclone.cli.ranking import examples_of
 from graphclone.cli.wanted import Wanted, check
 from graphclone.demo.curves import first_reaching
@@ -35,12 +39,13 @@ _HELD_OUT = 8  # one example of so many, where no file says which
 _CURVE = 20  # evaluations of a run
 
 Batch = dict[str, Tensor]
+Which = tuple[str, float, int]  # arm, peak rate, seed: one run
 
 
 @dataclass(frozen=True)
 class Course:
-    """How it is run: `arms`, each at every peak rate of `rates`; `held_out`, a file, or the last eighth of the data; `calibration`: how
-    many batches children are made on."""
+    """How it is run: `arms`, each at every peak rate of `rates` and on every one of `seeds`; `held_out`, a file, or the last eighth of the
+    data; `calibration`: how many batches children are made on."""
 
     arms: list[str]
     rates: list[float]
@@ -48,26 +53,60 @@ class Course:
     steps: int
     held_out: Path | None
     calibration: int
+    seeds: range
 
     def check(self) -> None:
         """**Raises** `UnknownNameError`, `SizeError`."""
         if unknown := [arm for arm in self.arms if arm not in ARMS]:
             raise UnknownNameError(f"no way to begin is called '{unknown[0]}'", attempt=" or ".join(ARMS))
-        if self.steps < 1 or self.calibration < 2:
-            raise SizeError("a race has at least one step, and children are made on at least two batches")
+        if self.steps < 1 or self.calibration < 2 or not self.seeds:
+            raise SizeError("a race has at least one step and one seed, and children are made on at least two batches")
         if not all(0 < rate < float("inf") for rate in self.rates):
             raise SizeError(f"cannot train at the rates {', '.join(f'{rate:g}' for rate in self.rates)}", attempt="--lr 1e-3")
+
+    def runs(self) -> list[Which]:
+        return list(itertools.product(dict.fromkeys(self.arms), dict.fromkeys(self.rates), self.seeds))
 
 
 @dataclass(frozen=True)
 class Ran:
-    """The best run of an arm: its peak rate, and held-out losses by step; `ends`: the last one at each rate."""
+    """All runs of an arm: for each peak rate, one for each seed."""
 
     arm: str
-    parameters: int
-    rate: float
-    losses: Mapping[int, float]
-    ends: Mapping[float, float]
+    runs: Mapping[float, Sequence[Run]]
+
+    @property
+    def parameters(self) -> int:
+        return next(iter(self.runs.values()))[0].parameters
+
+    @property
+    def ends(self) -> dict[float, float]:
+        """The last loss at each rate, the mean over seeds."""
+        return {rate: _mean([run.losses[max(run.losses)] for run in runs]) for rate, runs in self.runs.items()}
+
+    @property
+    def rate(self) -> float:
+        """The one that ends lowest."""
+        ends = self.ends
+        return min(ends, key=lambda each: math.inf if math.isnan(ends[each]) else ends[each])
+
+    @property
+    def losses(self) -> dict[int, float]:
+        """By step, at the best rate, the mean over seeds."""
+        return {step: _mean(found) for step, found in self._by_step().items()}
+
+    @property
+    def deviations(self) -> dict[int, float]:
+        """The standard deviation over seeds, where there are several."""
+        return {step: statistics.stdev(found) for step, found in self._by_step().items() if len(found) > 1}
+
+    def _by_step(self) -> dict[int, list[float]]:
+        runs = self.runs[self.rate]
+        return {step: [run.losses[step] for run in runs] for step in runs[0].losses}
+
+
+def _mean(found: Sequence[float]) -> float:
+    return sum(found) / len(found)
 
 
 def run(asked: Asked, wanted: Wanted, course: Course) -> None:
@@ -76,19 +115,95 @@ def run(asked: Asked, wanted: Wanted, course: Course) -> None:
     assert wanted.output is not None
     with new_folder(wanted.output, wanted.overwrite) as folder:
         train, held_out = _data(asked, wanted, course)
+        of = known(asked, wanted, {name: tensor[: wanted.batch] for name, tensor in train.items()})
         few = folder / "calibration.safetensors"
         save_state({name: tensor[: course.calibration * wanted.batch] for name, tensor in train.items()}, few)
-        batch = {name: tensor[: wanted.batch] for name, tensor in train.items()}
-        ran, jobs = [], dict[str, Job]()
-        for arm in dict.fromkeys(course.arms):
-            recipe = "paper" if arm == RANDOM else arm
-            if recipe not in jobs:
-                jobs[recipe] = planned(asked, replace(wanted, data=few, recipe=recipe), batch)
-            ran.append(_best(arm, jobs[recipe], wanted, course, train, held_out))
+        race = _Race(asked, wanted, course, train, held_out, of, few, {})
+        kept, every = Kept.beside(wanted.output), race.determined()
+        ran = _all_run(race, kept, every)
         _tell(ran)
         (folder / "race.json").write_text(json.dumps(_data_of(ran, wanted, course), indent=1) + "\n", encoding="utf-8")
         _plot(folder / "loss.png", ran)
+    kept.forget(every.values())
     out().print(f"written to [bold]{wanted.output}[/]", soft_wrap=True)
+
+
+def _all_run(race: _Race, kept: Kept, every: Mapping[Which, Mapping[str, Any]]) -> list[Ran]:
+    """Every run, from `kept` where it is done; each that is done now is added to it."""
+    found = kept.read()
+    runs = {each: found[key(of)] for each, of in every.items() if key(of) in found}
+    if runs:
+        told = f"going on: {len(runs)} of {len(every)} runs are done and kept in '{kept.path.name}'"
+        err().print(told, markup=False, soft_wrap=True)
+    try:
+        for each, of in every.items():
+            if each not in runs:
+                runs[each] = race.run(*each)
+                kept.add(of, runs[each])
+    except BaseException as error:
+        told = f"{len(runs)} of {len(every)} runs are kept in '{kept.path.name}': the same command goes on with the others"
+        if runs and isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"interrupted; {told}") from None
+        if runs:
+            err().print(told, markup=False, soft_wrap=True)
+        raise
+    return [
+        Ran(arm, {rate: [runs[arm, rate, seed] for seed in race.course.seeds] for rate in race.course.rates})
+        for arm in dict.fromkeys(race.course.arms)
+    ]
+
+
+@dataclass(frozen=True)
+class _Race:
+    """What every run is made of. `few`: the file of calibration data; `jobs`: recipe → how its child is made, once it is needed."""
+
+    asked: Asked
+    wanted: Wanted
+    course: Course
+    train: Batch
+    held_out: list[Batch]
+    of: Known
+    few: Path
+    jobs: dict[str, Job]
+
+    def determined(self) -> dict[Which, dict[str, Any]]:
+        """For each run all that its result depends on."""
+        wanted, course, trace = self.wanted, self.course, self.of.layout.trace
+        like = wanted.like / "config.json" if wanted.like is not None and wanted.like.is_dir() else wanted.like
+        common = {
+            "graphclone": graphclone.__version__,
+            "torch": torch.__version__,
+            "parent": digest(trace.state, str(trace.graph), str(getattr(self.of.parent.module, "config", ""))),
+            "train": digest(self.train),
+            "held_out": [digest(batch) for batch in self.held_out],
+            "set": wanted.set,
+            "width": wanted.width,
+            "depth": wanted.depth,
+            "params": wanted.params,
+            "like": digest({}, like.read_text(encoding="utf-8")) if like is not None else None,
+            "batch": wanted.batch,
+            "steps": course.steps,
+            "decay": course.decay,
+            "calibration": course.calibration,
+        }
+        recipes = {name: vars(recipe) for name, recipe in RECIPES.items()}
+        return {
+            (arm, rate, seed): {**common, "arm": arm, "recipe": recipes.get(arm), "rate": rate, "seed": seed}
+            for arm, rate, seed in course.runs()
+        }
+
+    def run(self, arm: str, rate: float, seed: int) -> Run:
+        wanted = replace(self.wanted, seed=seed)
+        child = _begun(arm, self._job("paper" if arm == RANDOM else arm), wanted)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # a child that drops units does so alike, whatever ran before
+            losses = _losses(child, arm, rate, wanted, self.course, self.train, self.held_out)
+        return Run(sum(each.numel() for each in child.parameters()), losses)
+
+    def _job(self, recipe: str) -> Job:
+        if recipe not in self.jobs:
+            self.jobs[recipe] = planned(self.asked, replace(self.wanted, data=self.few, recipe=recipe), self.of)
+        return self.jobs[recipe]
 
 
 def _data(asked: Asked, wanted: Wanted, course: Course) -> tuple[Batch, list[Batch]]:
@@ -114,17 +229,6 @@ def _data(asked: Asked, wanted: Wanted, course: Course) -> tuple[Batch, list[Bat
     return train, [{name: tensor[at : at + wanted.batch] for name, tensor in held_out.items()} for at in whole]
 
 
-def _best(arm: str, job: Job, wanted: Wanted, course: Course, train: Batch, held_out: list[Batch]) -> Ran:
-    """The arm at every rate, and the run that ends lowest."""
-    runs = {}
-    for rate in course.rates:
-        child = _begun(arm, job, wanted)
-        runs[rate] = _losses(child, arm, rate, wanted, course, train, held_out)
-    ends = {rate: losses[max(losses)] for rate, losses in runs.items()}
-    rate = min(ends, key=lambda each: math.inf if math.isnan(ends[each]) else ends[each])
-    return Ran(arm, sum(each.numel() for each in child.parameters()), rate, runs[rate], ends)
-
-
 def _losses(
     child: nn.Module, arm: str, rate: float, wanted: Wanted, course: Course, train: Batch, held_out: list[Batch]
 ) -> dict[int, float]:
@@ -133,7 +237,7 @@ def _losses(
     learner = Learner[Batch](child, loss, lr=rate, steps=course.steps, decay=course.decay)
     batches, every = _shuffled(train, wanted.batch, wanted.seed), max(course.steps // _CURVE, 1)
     with Progress(console=err(), transient=True) as bar:
-        task = bar.add_task(f"{arm}, lr {rate:g}", total=course.steps)
+        task = bar.add_task(f"{arm}, lr {rate:g}, seed {wanted.seed}", total=course.steps)
         for step, found in curve(learner, batches, course.steps, every, lambda: held_out_loss(child, loss, held_out)):
             losses[step] = found
             bar.update(task, completed=step)
@@ -196,6 +300,8 @@ def _tell(ran: list[Ran]) -> None:
         steps = sorted(each.losses)
         half = min(steps, key=lambda step: abs(2 * step - steps[-1]))
         losses = [f"{each.losses[step]:.4f}" for step in (0, half, steps[-1])]
+        spread = each.deviations.get(steps[-1])
+        losses[-1] += f" ± {spread:.4f}" if spread is not None else ""
         table.add_row(each.arm, f"{each.parameters:,}", f"{each.rate:g}", *losses, _sooner(each, twin) if twin else "")
     out().print(table)
 
@@ -215,6 +321,7 @@ def _data_of(ran: list[Ran], wanted: Wanted, course: Course) -> dict[str, Any]:
         "batch": wanted.batch,
         "decay": course.decay,
         "seed": wanted.seed,
+        "seeds": len(course.seeds),
         "arms": {
             each.arm: {
                 "parameters": each.parameters,
@@ -222,6 +329,7 @@ def _data_of(ran: list[Ran], wanted: Wanted, course: Course) -> dict[str, Any]:
                 "steps": list(each.losses),
                 "loss": list(each.losses.values()),
                 "ends": {f"{rate:g}": end for rate, end in each.ends.items()},
+                **({"deviation": list(each.deviations.values())} if each.deviations else {}),
             }
             for each in ran
         },
@@ -234,7 +342,11 @@ def _plot(path: Path, ran: list[Ran]) -> None:
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.add_subplot()
     for each in ran:
-        axes.plot(list(each.losses), list(each.losses.values()), lw=2, label=f"{each.arm}, lr {each.rate:g}")
+        steps, losses, spread = list(each.losses), list(each.losses.values()), list(each.deviations.values())
+        (line,) = axes.plot(steps, losses, lw=2, label=f"{each.arm}, lr {each.rate:g}")
+        if spread:
+            low, high = ([loss + sign * by for loss, by in zip(losses, spread, strict=True)] for sign in (-1, 1))
+            axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, lw=0)
     axes.set(xlabel="training steps", ylabel="held-out loss")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

@@ -72,12 +72,12 @@ def _replacing(target: Path, overwrite: bool, make: Callable[[Path], None]) -> I
     if overwrite and any(place.is_relative_to(target) for place in (Path.cwd(), Path.home())):
         raise OutputError(f"will not overwrite '{target}'", because="the current folder or your home lies in it")
     partial = target.with_name(f".{target.stem}.partial-{secrets.token_hex(4)}{target.suffix}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        make(partial)
-    except OSError as error:
-        raise OutputError(f"cannot write '{target}'", because=f"{error.strerror}: '{error.filename}'") from error
-    try:
+    try:  # from here on: Ctrl-C may come as soon as there is something
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            make(partial)
+        except OSError as error:
+            raise OutputError(f"cannot write '{target}'", because=f"{error.strerror}: '{error.filename}'") from error
         yield partial
         _share(partial)
         _move(partial, target, overwrite)

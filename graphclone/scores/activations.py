@@ -101,12 +101,14 @@ class _Places:
 
 
 def _norms_of_product(x: Tensor, w: Tensor) -> Tensor:
-    """‖x w‖ of each row; by w wᵀ where a unit has fewer positions than x w has, in float64 because it is a difference of squares."""
+    """‖x w‖ of each row; by w wᵀ where a unit has fewer positions than x w has, in float64 because numbers are squared before they are
+    summed."""
     if x.is_complex() or w.is_complex() or len(w) >= w.shape[1]:
-        return (x @ w).norm(dim=-1)
-    x, w = x.double(), w.double()
-    squares: Tensor = ((x @ (w @ w.T)) * x).sum(-1)
-    return squares.clamp_min(0).sqrt()
+        found: Tensor = torch.linalg.vector_norm(x @ w, dim=-1)
+    else:
+        x, w = x.double(), w.double()
+        found = ((x @ (w @ w.T)) * x).sum(-1).clamp_min(0).sqrt()
+    return found
 
 
 def _rows(x: Tensor) -> Tensor:

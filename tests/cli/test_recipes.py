@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import graphclone as gc
 from graphclone.calibration import Calibration, Look
+from graphclone.cli.kept import Kept, digest, key
+from graphclone.cli.kept import Run as Done
 from graphclone.demo.data import digits
-from tests.cli.conftest import PARENT, SMALLER, Run
+from tests.cli.conftest import PARENT, SMALLER, Run, start
 
 
 @pytest.fixture
@@ -102,6 +107,62 @@ def test_a_race_says_which_beginning_is_best(run: Run, images: Path) -> None:
     assert json.loads(Path("race/race.json").read_text())["arms"] == told
 
 
+def test_a_race_that_was_stopped_goes_on(run: Run, images: Path, tmp_path: Path) -> None:
+    words = ["race", PARENT, "--data", images, *SMALLER, "--steps", "20", "--batch", "16", "--lr", "1e-3", "--seeds", "2"]
+    kept = tmp_path / "race.partial.jsonl"
+    with start(*words, "-o", "race", cwd=tmp_path) as process:
+        for _ in range(1200):
+            if kept.exists() or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "of 6 runs are kept in 'race.partial.jsonl': the same command goes on with the others" in err
+    assert not Path("race").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"i.safetensors", kept.name}
+    first = kept.read_text()
+
+    other = run(*words, "--decay", "0.2", "--arm", "paper", "-o", "race")  # another race, to the same folder
+    assert other.status == 0, other.err
+    assert "going on" not in other.err
+    assert kept.read_text().strip() == first.strip()
+
+    done = run(*words, "-o", "race", "--overwrite")
+    assert done.status == 0, done.err
+    assert f"going on: {first.count('parameters')} of 6 runs are done and kept in 'race.partial.jsonl'" in done.err
+    whole = run(*words, "-o", "whole")
+    assert "going on" not in whole.err
+    assert Path("race/race.json").read_text() == Path("whole/race.json").read_text()
+    assert {path.name for path in Path("race").iterdir()} == {path.name for path in Path("whole").iterdir()}
+    told = json.loads(Path("race/race.json").read_text())
+    assert told["seeds"] == 2
+    assert told["arms"]["random"]["deviation"][0] > 0  # two random children
+    assert told["arms"]["full"]["deviation"][0] == 0  # one parent, one way to begin
+    assert told["arms"]["full"]["deviation"][-1] > 0
+    assert "±" in done.out
+
+
+def test_a_line_that_was_cut_off_is_no_run(tmp_path: Path) -> None:
+    kept = Kept.beside(tmp_path / "race")
+    kept.add({"seed": 0}, Done(7, {0: 1.5, 2: 0.25}))
+    kept.path.write_text(kept.path.read_text() + '\n{"of": {"seed": 1}, "par')
+    kept.add({"seed": 2}, Done(7, {0: 1.0}))
+    assert kept.read() == {key({"seed": 0}): Done(7, {0: 1.5, 2: 0.25}), key({"seed": 2}): Done(7, {0: 1.0})}
+    kept.forget([{"seed": 0}])
+    assert len(kept.read()) == 1
+    kept.forget([{"seed": 2}])
+    assert not kept.path.exists()
+
+
+def test_a_digest_tells_values_names_and_types_apart() -> None:
+    zero = {"a": torch.zeros(4)}
+    others = [{"b": zero["a"]}, {"a": torch.zeros(2, 2)}, {"a": torch.zeros(4, dtype=torch.int32)}, {"a": torch.ones(4)}]
+    assert digest(zero) == digest({"a": torch.zeros(8)[::2]})
+    assert len({digest(each) for each in [zero, *others]} | {digest(zero, "text")}) == 6
+    assert digest({"a": torch.ones((), dtype=torch.bfloat16)}) != digest({"a": torch.zeros((), dtype=torch.bfloat16)})
+
+
 def test_a_race_of_graphs_has_no_random_child_and_says_why(run: Run, images: Path) -> None:
     words = [
         "race",
@@ -130,6 +191,7 @@ def test_a_race_of_graphs_has_no_random_child_and_says_why(run: Run, images: Pat
         (["--arm", "fastest"], "no way to begin is called 'fastest'"),
         (["--lr", "0"], "cannot train at the rates 0"),
         (["--steps", "0"], "at least one step"),
+        (["--seeds", "0"], "one seed"),
         (["--batch", "100"], "too few examples for a race"),
     ],
 )

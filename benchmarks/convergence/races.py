@@ -18,7 +18,12 @@ from graphclone import sources
 from graphclone.demo.task import TASKS, Batch, Data, Task
 from graphclone.sources import Parent
 
-SIZES = ("small", "tiny", "deep")  # the first is the one that no key names
+SIZES = (
+    "small",
+    "tiny",
+    "deep",
+    "heads",
+)  # the first is the one that no key names; the last has all heads of its parent, narrower
 Loss = Callable[[Any, Batch], Tensor]  # what the model puts out, and the batch that it saw
 
 
@@ -123,16 +128,23 @@ RACES: Mapping[str, Race] = {
             "num_key_value_heads": 3,
             "intermediate_size": 256,
         },
+        heads={**TASKS["text"].child, "num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 16},  # type: ignore[dict-item]
     ),
     "vision": _of_demo(
         TASKS["vision"],
         tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
         deep={"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 96},
+        heads={"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6, "intermediate_size": 96},
     ),
     "minilm": Race(
         parent="all-MiniLM-L6-v2",
         folder=sentences.folder,
-        sizes={"small": _bert(192, 3), "tiny": _bert(96, 2), "deep": _bert(192, 6)},
+        sizes={
+            "small": _bert(192, 3),
+            "tiny": _bert(96, 2),
+            "deep": _bert(192, 6),
+            "heads": {**_bert(192, 3), "num_attention_heads": 12},
+        },
         data=sentences.data,
         loss=sentences.likeness,
         unit="nats per sentence",

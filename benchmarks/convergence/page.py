@@ -171,16 +171,17 @@ def lengths(variant: Variant, grid: Grid, results: Results) -> Iterator[str]:
     for arm in FEW:
         curves = {steps: found for steps in budgets if (found := grid.curves(results, variant, arm, steps))}
         tuned = grid.tuned(results, variant, arm, grid.longer)
-        if tuned is not None and grid.longer in curves:
+        if curves:
             ends = {steps: _ends(found) for steps, found in curves.items()}
             made = statistics.median(each["made_in"] for found in curves.values() for each in found)
             cells = [_replaced(steps, ends, made, found) if found else "" for steps, found in replaced.items()]
-            yield f"| {arm} | {' | '.join(cells)} | {_spread(ends[grid.longer])} | {tuned.lr:g} |"
+            longer = f"{_spread(ends[grid.longer])} | {tuned.lr:g}" if tuned is not None and grid.longer in ends else "not run |"
+            yield f"| {arm} | {' | '.join(cells)} | {longer} |"
 
 
 def _replaced(steps: int, ends: Mapping[int, Sequence[float]], made: float, random: Sequence[Mapping[str, Any]]) -> str:
     share = made / statistics.fmean(each["seconds"] for each in random)
-    return f"{_times(steps, reaching(ends, statistics.fmean(_ends(random))), min(ends))}, begun in {share:.0%}"
+    return f"{_times(steps, reaching(ends, statistics.fmean(_ends(random))), min(ends))}, begun in {share:.1%}"
 
 
 def _times(steps: int, reached: float | None, least: int) -> str:

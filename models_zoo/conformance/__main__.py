@@ -139,7 +139,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 130
-    rows = {name: _with(known.get(name), rows[name], asked.oracle) for name in names}
+    rows = {name: merged(known.get(name), rows[name], asked.oracle) for name in names}
     save(rows, True)
     text = page(rows, before + time.time() - start, len(names))
     if writes:
@@ -148,7 +148,7 @@ def main() -> int:
     return int(any(map(failed, rows.values())))
 
 
-def _with(known: dict[str, Any] | None, row: dict[str, Any], oracles: list[str]) -> dict[str, Any]:
+def merged(known: dict[str, Any] | None, row: dict[str, Any], oracles: list[str]) -> dict[str, Any]:
     """The row; or what is known, with what some oracles say now."""
     if known is None:
         return row

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from models_zoo.conformance.__main__ import merged
 from models_zoo.conformance.checks import Cell, Row, examine
 from models_zoo.conformance.forks import Ended, forked
 from models_zoo.conformance.page import page
@@ -45,6 +46,27 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path: Path) -> None:
     assert found["rows"]["odd/lambdas"]["cells"]["build"]["note"] == "from before"
     assert found["rows"]["odd/branches"]["cells"]["permutation"]["mark"] == "✓"
     assert "| branches |" in (tmp_path / "CONFORMANCE.md").read_text()
+
+
+def test_one_oracle_is_put_into_what_is_known() -> None:
+    known = Row("a", {column: Cell("✓", "known") for column in ("build", "parity", "growth")}).as_dict()
+    found = merged(known, examine("odd/lambdas", oracles=("rotation",)).as_dict(), ["rotation"])["cells"]
+    assert {column: cell["note"] for column, cell in found.items()} == {
+        "build": "known",
+        "parity": "known",
+        "growth": "known",
+        "rotation": "",
+    }
+    hung = Row("a", {"build": Cell("✗", "it took more than 120 s")}).as_dict()
+    assert merged(known, hung, ["rotation"])["cells"]["rotation"]["mark"] == "✗"
+    assert merged(known, hung, ["rotation"])["cells"]["build"]["mark"] == "✓"
+
+
+def test_some_oracles_want_a_complete_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "models_zoo.conformance", "--oracle", "rotation", "--onnx", "none", "-o", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "no complete run" in done.stderr
 
 
 def test_a_pattern_that_matches_nothing_is_said() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -57,7 +56,7 @@ def measured(
     timer: Callable[[], float] = time.perf_counter,
 ) -> Table:
     """For each factor that `allocate` may shrink, the time of the plan's whole child in which only that factor has fewer units, at a few
-    widths: seconds, the median of `repeats` runs on the CPU, at the example inputs' sizes. Blocks that are alike are measured once.
+    widths: seconds, the least of `repeats` runs on the CPU, at the example inputs' sizes. Blocks that are alike are measured once.
 
     The children of one factor run in turn, so that what slows the machine slows them all: what counts is the differences between them.
 
@@ -96,7 +95,7 @@ def measured(
 
 
 def _timed(runs: Mapping[int, Callable[[], object]], repeats: int, timer: Callable[[], float]) -> dict[int, float]:
-    """The median time of each, all of them in turn."""
+    """The least time of each, all of them in turn."""
     taken: dict[int, list[float]] = {width: [] for width in runs}
     for turn in range(_WARM + repeats):
         for width, run in runs.items():
@@ -104,7 +103,7 @@ def _timed(runs: Mapping[int, Callable[[], object]], repeats: int, timer: Callab
             run()
             if turn >= _WARM:
                 taken[width].append(timer() - start)
-    return {width: statistics.median(times) for width, times in taken.items()}
+    return {width: min(times) for width, times in taken.items()}
 
 
 def _alike(factor: Factor, layout: Layout, plan: Plan) -> object:

@@ -101,5 +101,5 @@ class Plan:
         lines = [f"{name}: blocks {', '.join(map(str, blocks))}" for name, blocks in self.stacks.items()]
         lines += [f"{name}: {self.sizes[name]} → {len(kept)}" for name, kept in self.keep.items()]
         lines += [f"{len(self.tensors)} tensors, {sum(p.scale != 1 for p in self.tensors.values())} of them scaled"]
-        lines += [f"{len(self.fitted)} tensors fitted on data"] * bool(self.fitted)
+        lines += [f"{len(self.fitted)} tensors computed from data"] * bool(self.fitted)
         return "\n".join([*lines, *(f"note: {remark}" for remark in self.remarks)])

@@ -36,7 +36,7 @@ class Report:
     axes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.plan}\n{self.filled}"
+        return "\n".join(dict.fromkeys(f"{self.plan}\n{self.filled}".splitlines()))  # both have the plan's remarks
 
 
 def plan(

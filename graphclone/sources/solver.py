@@ -77,7 +77,8 @@ def solve(wanted: Shapes, fields: Mapping[str, object], build: Build, counts: Co
 
 def _search(wanted: Shapes, settings: Settings, knobs: Sequence[Knob], build: Build, counts: Counts) -> Solution:
     shapes = build(settings) or {}
-    reach = {knob: _reach(knob, settings, shapes, build) for knob in knobs}
+    deeper = not wanted.keys() <= shapes.keys()
+    reach = {knob: _reach(knob, settings, shapes, build, deeper) for knob in knobs}
     cost = _cost(wanted, shapes)
     while cost:
         moves = list(_moves(wanted, shapes, reach, settings, counts))
@@ -116,12 +117,16 @@ def _implied(fields: Mapping[str, object], parent: Shapes, build: Build) -> Iter
                 yield Knob(name, value)
 
 
-def _reach(knob: Knob, settings: Settings, before: Shapes, build: Build) -> frozenset[str] | None:
-    """The tensors whose shape, or being there, a change of the knob alone changes; None where the class refuses every change."""
-    for other in dict.fromkeys((knob.value // 2, knob.value - 1, 2 * knob.value)):
-        if other > 0 and (after := build(knob.set(settings, other))) is not None:
-            return frozenset(name for name in {*before, *after} if before.get(name) != after.get(name))
-    return None
+def _reach(knob: Knob, settings: Settings, before: Shapes, build: Build, deeper: bool) -> frozenset[str] | None:
+    """The tensors whose shape, or being there, a change of the knob alone changes; None where the class refuses every change. `deeper`:
+    some are wanted that are not there, and which only a larger value brings."""
+    found = None
+    for change in ((knob.value // 2, knob.value - 1, 2 * knob.value), (2 * knob.value,) if deeper else ()):
+        built = (build(knob.set(settings, other)) for other in dict.fromkeys(change) if other > 0)
+        after = next((each for each in built if each is not None), None)
+        if after is not None:
+            found = (found or frozenset()) | {name for name in {*before, *after} if before.get(name) != after.get(name)}
+    return found
 
 
 def _moves(

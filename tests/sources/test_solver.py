@@ -35,6 +35,8 @@ def solved(**wanted: object) -> Settings:
 def test_every_size_by_itself_and_all_together() -> None:
     assert solved(hidden=56) == {"hidden": 56}
     assert solved(depth=3) == {"depth": 3}
+    assert solved(depth=5) == {"depth": 5}
+    assert solved(depth=13, width=24)["depth"] == 13  # more than twice as deep
     assert solved(stages=[8, 12]) == {"stages": [8, 12]}
     assert solved(stages=[4, 8]) == {"stages": [4, 8]}
     assert solved(width=24) == {"width": 24}  # the head size follows

@@ -54,7 +54,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="begin anew, even where an earlier run was interrupted")
     parser.add_argument("--again", action="store_true", help="of a complete run, ask those once more that had a ✗")
     parser.add_argument(
-        "--oracle", nargs="+", choices=ORACLES, default=ORACLES, help="of a complete run, ask only these, and put them into it"
+        "--oracle",
+        nargs="+",
+        choices=ORACLES,
+        default=ORACLES,
+        help="of a complete run, ask only these where they have not been asked, and put them into it",
     )
     parser.add_argument("-o", "--output", type=Path, default=ROOT, help="the folder of CONFORMANCE.md and conformance.json")
     return parser.parse_args()
@@ -117,12 +121,18 @@ def main() -> int:
     if some and writes and not known:
         print(f"{store} is no complete run, into which some oracles could be put", file=sys.stderr)
         return 2
+    if known:
+        rows = {
+            name: row for name, row in known.items() if _mark(row, "parity") != "✓" or set(asked.oracle) <= row["cells"].keys()
+        }
     if asked.again:
         rows = {name: row for name, row in rows.items() if not failed(row)}
     before, start = old.get("seconds", 0.0) if rows or known else 0.0, time.time()
 
     def save(rows: Rows, complete: bool) -> None:
-        if writes and (complete or not some):
+        if writes:
+            if known:  # which stays complete
+                complete, rows = True, {name: merged(row, rows.get(name, row), asked.oracle) for name, row in known.items()}
             text = json.dumps(
                 {"complete": complete, "seconds": before + time.time() - start, "rows": rows}, indent=1, ensure_ascii=False
             )
@@ -132,12 +142,10 @@ def main() -> int:
     try:
         ask(names, asked, rows, save)
     except KeyboardInterrupt:
-        if writes and not some:
-            (asked.output / "CONFORMANCE.md").write_text(page(rows, before + time.time() - start, len(names)))
-        print(
-            f"interrupted; the same command goes on {'anew' if some else 'from here'} ({len(rows)} of {len(names)} done)",
-            file=sys.stderr,
-        )
+        if writes:
+            so_far = {**known, **{name: merged(known.get(name), row, asked.oracle) for name, row in rows.items()}}
+            (asked.output / "CONFORMANCE.md").write_text(page(so_far, before + time.time() - start, len(names)))
+        print(f"interrupted; the same command goes on from here ({len(rows)} of {len(names)} done)", file=sys.stderr)
         return 130
     rows = {name: merged(known.get(name), rows[name], asked.oracle) for name in names}
     save(rows, True)
@@ -153,9 +161,13 @@ def merged(known: dict[str, Any] | None, row: dict[str, Any], oracles: list[str]
     if known is None:
         return row
     wrong = [cell for cell in row["cells"].values() if cell["mark"] == "✗"]
-    judged = known["cells"].get("parity", {"mark": "–"})["mark"] == "✓"
+    judged = _mark(known, "parity") == "✓"
     found = {each: row["cells"].get(each) or (wrong[0] if judged and wrong else None) for each in oracles}
     return {**known, "cells": {**known["cells"], **{name: cell for name, cell in found.items() if cell is not None}}}
+
+
+def _mark(row: dict[str, Any], column: str) -> str:
+    return str(row["cells"].get(column, {"mark": "–"})["mark"])
 
 
 def failed(row: dict[str, Any]) -> bool:

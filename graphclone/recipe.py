@@ -161,8 +161,7 @@ def _rotated(
     **Raises** `FrozenError` where a rotation is no invariance.
     """
     met = meetings(layout, factor)
-    principal = seen.principal() if seen is not None else principal_axes(calibration, factor.name, met.centred)
-    axes = principal.axes
+    axes = (seen.principal() if seen is not None else principal_axes(calibration, factor.name, met.centred)).axes
 
     def along(axes: Tensor) -> Calibration:
         return calibration.with_state(lambda each: rotated(each, meetings(each, each[factor.name]), axes))

@@ -18,7 +18,7 @@ The weights are a beginning, not an end: train it before use. A clone wants a lo
 weights do. The paper (arXiv 2312.09299) went from 2e-3 and 0.2 to 1e-4 and 5e-3 for a ViT on ImageNet, and kept 1e-4 but lowered weight
 decay from 0.1 to 1e-3 for GPT-2. Begin with a tenth of what you would take for random weights, warm up for a few hundred steps, and try the
 neighbours on either side. In graphclone's own races, which are short (benchmarks/CONVERGENCE.md), small clones did best between a
-quarter of the random child's rate (50 steps) and twice that (400 steps)."""
+quarter of the random child's rate (50 steps) and four times that (400 steps)."""
 
 
 def model_card(child: nn.Module, parent: Path | None, plan: Plan) -> str:

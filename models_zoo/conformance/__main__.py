@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from models_zoo import field as zoo
 from models_zoo.conformance.checks import ORACLES, Cell, Row, examine
 from models_zoo.conformance.forks import Ended, forked
-from models_zoo.conformance.page import page
+from models_zoo.conformance.page import mark, page
 from models_zoo.conformance.sample import SAMPLE
 
 ROOT = Path(__file__).parent.parent.parent
@@ -123,7 +123,7 @@ def main() -> int:
         return 2
     if known:
         rows = {
-            name: row for name, row in known.items() if _mark(row, "parity") != "✓" or set(asked.oracle) <= row["cells"].keys()
+            name: row for name, row in known.items() if mark(row, "parity") != "✓" or set(asked.oracle) <= row["cells"].keys()
         }
     if asked.again:
         rows = {name: row for name, row in rows.items() if not failed(row)}
@@ -161,13 +161,9 @@ def merged(known: dict[str, Any] | None, row: dict[str, Any], oracles: list[str]
     if known is None:
         return row
     wrong = [cell for cell in row["cells"].values() if cell["mark"] == "✗"]
-    judged = _mark(known, "parity") == "✓"
+    judged = mark(known, "parity") == "✓"
     found = {each: row["cells"].get(each) or (wrong[0] if judged and wrong else None) for each in oracles}
     return {**known, "cells": {**known["cells"], **{name: cell for name, cell in found.items() if cell is not None}}}
-
-
-def _mark(row: dict[str, Any], column: str) -> str:
-    return str(row["cells"].get(column, {"mark": "–"})["mark"])
 
 
 def failed(row: dict[str, Any]) -> bool:

@@ -64,7 +64,7 @@ def _installed(package: str) -> bool:
     return True
 
 
-def _mark(row: dict[str, Any], column: str) -> str:
+def mark(row: dict[str, Any], column: str) -> str:
     return str(row["cells"].get(column, {"mark": "–"})["mark"])
 
 
@@ -80,10 +80,10 @@ def _totals(rows: Rows) -> str:
         for source in dict.fromkeys(n.partition("/")[0] for n in rows)
     }
     for source, group in [*groups.items(), ("**all**", list(rows.values()))]:
-        possible = [row for row in group if _mark(row, "build") != "–"]
-        built = [row for row in possible if _mark(row, "build") == "✓"]
-        captured = [row for row in built if _mark(row, "parity") != "–"]
-        passed = [row for row in captured if not any(_mark(row, column) == "✗" for column in ORACLES)]
+        possible = [row for row in group if mark(row, "build") != "–"]
+        built = [row for row in possible if mark(row, "build") == "✓"]
+        captured = [row for row in built if mark(row, "parity") != "–"]
+        passed = [row for row in captured if not any(mark(row, column) == "✗" for column in ORACLES)]
         wrong = [
             row for row in captured if any("differs" in cell["note"] for cell in row["cells"].values() if cell["mark"] == "✗")
         ]
@@ -93,6 +93,10 @@ def _totals(rows: Rows) -> str:
             f"| {source} | {len(group)} | {_share(built, possible)} | {_share(captured, built)} | {_share(passed, captured)} "
             f"| {len(wrong)} | {100 * free / max(size, 1):.1f} % |"
         )
+    judged = [row for row in rows.values() if mark(row, "parity") == "✓"]
+    for column in ORACLES:
+        if waiting := sum(column not in row["cells"] for row in judged):
+            lines += ["", f"*{HEADS[column]}* has not been asked of {waiting} of the {len(judged)}, which count without it."]
     return "\n".join([*lines, ""])
 
 
@@ -108,7 +112,7 @@ def _table(source: str, rows: Rows) -> str:
         "|---" * (len(HEADS) + 4) + "|",
     ]
     for name, row in rows.items():
-        marks = " | ".join(_mark(row, column) for column in COLUMNS)
+        marks = " | ".join(mark(row, column) for column in COLUMNS)
         shares = f"{100 * row['free']:.0f} % | {100 * row['dead']:.0f} %" if row["nodes"] else "– | –"
         lines.append(f"| {name.partition('/')[2]} | {marks} | {shares} | {row['blocks'].replace('|', '/')} |")
     return "\n".join([*lines, ""])
@@ -125,7 +129,7 @@ def _notes(rows: Rows, mark: str, title: str) -> str:
 
 
 def _unbuilt(rows: Rows) -> str:
-    found = [f"- `{name}`: {row['cells']['build']['note']}" for name, row in rows.items() if _mark(row, "build") == "–"]
+    found = [f"- `{name}`: {row['cells']['build']['note']}" for name, row in rows.items() if mark(row, "build") == "–"]
     return "\n".join(["## What cannot be built offline", "", *(found or ["Nothing."]), ""])
 
 

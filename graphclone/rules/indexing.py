@@ -27,6 +27,24 @@ def index_select(op: Op) -> Typed:
     return Typed(tuple(axes), op.type("self").domain)
 
 
+@rule("embedding_bag")
+def embedding_bag(op: Op) -> list[Axes | Typed]:
+    """`v d, n@v -> bags d`: each bag is a run of the indices, so that these stay in their order; bookkeeping comes along."""
+    rows, columns = op.axes("weight")
+    op.index("indices", rows)
+    op.contract(rows)
+    for name in ("indices", "per_sample_weights"):
+        for axis in op.axes(name) if op.has(name) else ():
+            op.freeze(axis, "a run of these is one bag")
+    op.reads("indices", "per_sample_weights")
+
+    def kept(result: int) -> Axes:
+        return tuple(op.positional(size, "bags are in order") if size else algebra.EMPTY for size in op.shape(result))
+
+    largest = Typed((kept(3)[0], columns), algebra.find(rows)) if len(op.shape(3)) == 2 else kept(3)  # the row that it is of
+    return [(kept(0)[0], columns), kept(1), kept(2), largest]
+
+
 @rule("gather")
 def gather(op: Op) -> Typed:
     """`out[i, j] = self[index[i, j], j]`: dims other than `dim` agree where they have one size, else are positional."""

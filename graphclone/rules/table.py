@@ -185,7 +185,7 @@ same(
 same("dropout dropout_ feature_dropout positive resolve_conj resolve_neg _conj_physical real")
 
 
-@rule("pointwise where copy copy_ masked_fill polar rrelu hardswish log_sigmoid isclose float_power", elementwise=True)
+@rule("pointwise where copy copy_ masked_fill polar complex rrelu hardswish log_sigmoid isclose float_power", elementwise=True)
 @rule("add subtract multiply divide true_divide xlogy arctan2 clip __and__ __or__ __xor__", elementwise=True)
 @rule("greater greater_equal less less_equal not_equal", elementwise=True)
 def pointwise(op: Op) -> Axes:
@@ -263,6 +263,16 @@ def fold(op: Op, adds: bool = False) -> Axes:
 reduce("sum nansum", adds=True)
 reduce("mean nanmean amax amin prod logsumexp any all var std linalg_vector_norm linalg_norm norm frobenius_norm count_nonzero")
 reduce("max.default min.default median.default nanmedian.default _is_all_true _is_any_true")
+
+
+@rule("cosine_similarity")
+def cosine_similarity(op: Op) -> Axes:
+    """Both operands over their norms along `dim`, multiplied and summed there."""
+    axes = op.broadcast(op.axes("x1"), op.axes("x2"))
+    dim = op.dim("dim", len(axes))
+    op.contract(axes[dim])
+    op.normalise(axes[dim])
+    return (*axes[:dim], *axes[dim + 1 :])
 
 
 @rule("aminmax", "var_mean", "std_mean")
@@ -398,7 +408,8 @@ def layer_norm(op: Op) -> Any:
     return axes
 
 
-@rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training")
+@rule("batch_norm", "instance_norm", "native_batch_norm")
+@rule("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit_functional")
 def batch_norm(op: Op) -> Any:
     """One scale per channel (dim 1); in training the statistics run over the other dims (of one instance: over space)."""
     axes = list(op.axes("input"))
@@ -411,11 +422,10 @@ def batch_norm(op: Op) -> Any:
         op.normalise(axes[0])
     if op.get("training", "use_input_stats"):
         op.normalise(*axes[2:])
-    return (
-        [tuple(axes), *(((axes[1],) if op.shape(i) != (0,) else (algebra.EMPTY,)) for i in (1, 2))]
-        if isinstance(op.node.meta["val"], (tuple, list))
-        else tuple(axes)
-    )
+    value = op.node.meta["val"]
+    if not isinstance(value, (tuple, list)):
+        return tuple(axes)
+    return [tuple(axes), *((axes[1],) if op.shape(i) != (0,) else (algebra.EMPTY,) for i in range(1, len(value)))]
 
 
 @rule("prelu")
@@ -454,6 +464,25 @@ def recurrent(op: Op) -> list[Axes]:
         axes = (op.unify(axes[0], rest[0]), *axes[1:]) if batch == 0 else (axes[0], op.unify(axes[1], rest[0]), axes[2])
     last = tuple(map(algebra.find, (op.positional(states[0][0].size, "layers and directions differ"), axes[batch], h)))
     return [(*axes[:2], algebra.find(width)), *[last] * len(states)]
+
+
+@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+def cell(op: Op) -> Any:
+    """One step: `... i, ... h, (g h) i, (g h) h` and biases give each state anew."""
+    states = op.lists("hx") if isinstance(op["hx"], (list, tuple)) else [op.axes("hx")]
+    (*lead, width), h = op.axes("input"), states[0][-1]
+    for name, inner in (("w_ih", width), ("w_hh", h), ("b_ih", None), ("b_hh", None)):
+        if op.has(name):
+            rows, *columns = op.axes(name)
+            for gate in algebra.cuts(rows, [h.size] * (rows.size // h.size)):
+                op.unify(gate, h)
+            if inner is not None:
+                op.unify(columns[0], inner)
+    given = op["hx"][0] if isinstance(op["hx"], (list, tuple)) else op["hx"]
+    op.contract(algebra.find(width), ("input", len(lead)), ("w_ih", 1))
+    op.contract(algebra.find(h), (given, len(states[0]) - 1), ("w_hh", 1))
+    result = op.broadcast((*lead, algebra.UNIT), *states)
+    return [result] * len(states) if len(states) > 1 else result
 
 
 @rule("group_norm")

@@ -22,7 +22,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ import torch
 from models_zoo import field as zoo
 from models_zoo.conformance.checks import examine
 from models_zoo.conformance.forks import Ended, forked
-from models_zoo.roundtrip.writer import Written, written
+from models_zoo.roundtrip.writer import Written, alone, written
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = ("hf", "timm", "torchvision")
@@ -53,8 +53,8 @@ class Row:
     refused: Mapping[str, str] = field(default_factory=dict)
 
 
-def rows(names: Sequence[str], children: Path | None, jobs: int, seconds: int) -> Iterator[Row]:
-    """Writes all that are not in `children`, then reads all."""
+def rows(names: Sequence[str], children: Path | None, jobs: int, seconds: int) -> list[Row]:
+    """Writes all that are not in `children`, then reads all; and of those that do not come back, the parent alone."""
     with tempfile.TemporaryDirectory() if children is None else contextlib.nullcontext(children) as folder:
         root = Path(folder)
         made: dict[str, Written] = {}
@@ -62,8 +62,22 @@ def rows(names: Sequence[str], children: Path | None, jobs: int, seconds: int) -
             made[name] = Written(None, {"parent": result.why}) if isinstance(result, Ended) else result
             print(f"{len(made):4} of {len(names)} {name}: {_told(made[name])}", flush=True)
         answers = dict(_read(root, [name for name in names if made[name].child is not None], jobs))
-    for name in names:
-        yield _row(name, made[name], answers.get(name))
+        found = [_row(name, made[name], answers.get(name)) for name in names]
+        parents = dict(_parents(root / "parents", [row.name for row in found if row.mark == "✗"], jobs, seconds))
+    return [replace(row, why=f"{row.why}; {parents[row.name]}") if row.name in parents else row for row in found]
+
+
+def _parents(root: Path, names: list[str], jobs: int, seconds: int) -> Iterator[tuple[str, str]]:
+    """Of each whose child does not come back, whether the parent does that its own library saves: a control."""
+    root.mkdir(exist_ok=True)
+    refused = {
+        name: result.why if isinstance(result, Ended) else result
+        for name, result in forked(names, lambda name: alone(name, root), jobs, seconds, 12)
+    }
+    for name, answer in _read(root, [name for name in names if refused[name] is None], jobs):
+        refused[name] = answer.get("why") or (f"it differs by {answer['difference']:.1e}" if answer["difference"] > BAR else None)
+    for name, why in refused.items():
+        yield name, f"nor does the parent itself: {why}" if why else "the parent itself comes back"
 
 
 def _told(made: Written) -> str:
@@ -105,6 +119,7 @@ Made by `python -m models_zoo.roundtrip{words}` in {minutes:.0f} minutes.
 
 *come back*: the outputs are those of the rewritten graph of the same plan, to 1e-5 of their largest value. The child has half of all
 sizes; where its class makes another kind of network of these, half the widths, half the depth, or at last the parent's own sizes.
+What does not come back is followed by a control: whether the parent does, saved and loaded by its own library alone.
 *captured*: the models that a child can be made of ([CONFORMANCE.md](CONFORMANCE.md) says why not of the others); the share is of those.
 """
 
@@ -156,9 +171,12 @@ def main() -> int:
     gc.collect()
     gc.freeze()
     try:
-        found = list(rows(names, asked.children, asked.jobs, asked.seconds))
+        found = rows(names, asked.children, asked.jobs, asked.seconds)
     except KeyboardInterrupt:
-        print("interrupted: nothing is written", file=sys.stderr)
+        print(
+            "interrupted: no page is written; with --children FOLDER the same command keeps the children made so far",
+            file=sys.stderr,
+        )
         return 130
     text = page(found, f" --only '{asked.only}'" if asked.only else "", time.time() - start)
     (asked.output / "ROUNDTRIP.md").write_text(text)

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import graphclone as gc
 from models_zoo import field as zoo
 from models_zoo.conformance.checks import destination, reason
 from models_zoo.entry import Tiny
-from models_zoo.roundtrip.folders import ASKED, folder_of
+from models_zoo.roundtrip.folders import ASKED, answers, folder_of
+from models_zoo.roundtrip.kept import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,23 @@ def written(name: str, root: Path) -> Written:
         else:
             return Written(sizes, refused)
     return Written(None, refused)
+
+
+def alone(name: str, root: Path) -> str | None:
+    """The parent as its own library saves it, without graphclone: the control of a child that does not come back. Why not, if not."""
+    try:
+        tiny = zoo.find(name)
+        model, inputs = tiny.build(), tiny.inputs()
+        folder = folder_of(root, name)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save({"sizes": "the parent", "inputs": inputs, "expected": answers(model, inputs)}, folder / ASKED)
+        if hasattr(model, "save_pretrained"):
+            model.save_pretrained(folder)
+        else:
+            save_file(model.state_dict(), folder / WEIGHTS)
+    except Exception as error:
+        return reason(error)
+    return None
 
 
 def _ladder(tiny: Tiny) -> Iterator[tuple[str, Callable[[], nn.Module]]]:

@@ -17,6 +17,16 @@ test_reading = check(
         ("gather", "v (a + [b]), n a@v -> n a", lambda x, i: aten.gather(x, 0, i)),
         ("gather", "v a@w, n a@v -> n a@w", lambda x, i: aten.gather(x, 0, i)),
         ("take_along_dim", "v a, n 1@v -> n a", lambda x, i: aten.take_along_dim(x, i, 0)),
+        (
+            "embedding_bag",
+            "v d, [n]@v, [w] -> [b] d, 0, [e], [f] | w=7 b=4 e=4 f=4",
+            lambda w, i, x, n: aten.embedding_bag(w, i, aten.arange(0, n.n, 2), False, 0, False, x),
+        ),
+        (
+            "embedding_bag",
+            "v d, [n]@v -> [b] d, [m], [e], [f] d@v | b=4 m=7 e=4 f=4",
+            lambda w, i, n: aten.embedding_bag(w, i, aten.arange(0, n.n, 2), False, 2),
+        ),
         ("index", "v a, n m@v -> n m a", lambda x, i: aten.index(x, [i])),
         ("index", "a v, n m@v -> a n m", lambda x, i: aten.index(x, [None, i])),
         ("index", "v a, n m@v -> a n m", lambda x, i: aten.index(x.t(), [None, i])),

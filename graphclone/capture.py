@@ -226,9 +226,12 @@ def _graphs(module: fx.GraphModule) -> list[fx.Graph]:
 
 
 def _rewrites(node: fx.Node) -> bool:
-    """What torch's functionalisation has to write out: mutations, and the casts of autocast."""
-    if getattr(node.target, "__name__", "") == "wrap_with_autocast":
+    """What torch's functionalisation has to write out: mutations, the casts of autocast, and a function under `torch.vmap`."""
+    name = getattr(node.target, "__name__", "")
+    if name == "wrap_with_autocast":
         return node.args[2] is True
+    if name == "flat_apply":
+        return True
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 

@@ -44,15 +44,22 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one oracle says: `error` is the largest difference, relative to the largest value of the same output."""
+    """What one oracle says: `error` is the largest difference, relative to the largest value of the same output; `empty`: there was
+    nothing that it could have changed."""
 
     oracle: str
     passed: bool
     error: float
     detail: str = ""
+    empty: bool = False
+
+    @property
+    def mark(self) -> str:
+        """✓, ✗, or – where there was nothing to ask."""
+        return "✗" if not self.passed else "–" if self.empty else "✓"
 
     def __str__(self) -> str:
-        return f"{'✓' if self.passed else '✗'} {self.oracle:<14} error {self.error:.1e}  {self.detail}".rstrip()
+        return f"{self.mark} {self.oracle:<14} error {self.error:.1e}  {self.detail}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -199,6 +206,14 @@ def _verdict(
     return Verdict(oracle, error <= tolerance, error, detail)
 
 
+def _counted(
+    oracle: str, expected: Sequence[Tensor], found: Sequence[Tensor], factors: Sequence[Factor], tolerance: float
+) -> Verdict:
+    """A verdict about some factors; one of a single unit has nothing to be permuted, dropped or repeated."""
+    verdict = _verdict(oracle, expected, found, f"{len(factors)} factors", tolerance)
+    return replace(verdict, empty=all(factor.size == 1 for factor in factors))
+
+
 def _roundings(values: Iterable[Any]) -> float:
     """Eight roundings in the lowest precision of half or more among some values."""
     dtypes = {
@@ -224,7 +239,7 @@ def permutation(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Ten
     found = outputs(select(trace, layout, keep), _permuted(layout, inputs, keep))
     results = [node for node in next(reversed(layout.trace.graph.nodes)).args[0] if node in layout.types]
     moved = [_moved(tensor, layout.types[node].axes, keep) for node, tensor in zip(results, expected, strict=True)]
-    return _verdict("permutation", moved, found, f"{len(free)} factors", _tolerance(trace))
+    return _counted("permutation", moved, found, free, _tolerance(trace))
 
 
 def _permuted(layout: Layout, inputs: Inputs, keep: Keep) -> Inputs:
@@ -267,7 +282,7 @@ def masked_parent(trace: Trace, layout: Layout, inputs: Inputs, seed: int) -> Ve
         state[name].index_fill_(dim, torch.tensor(dropped, dtype=torch.long, device=state[name].device), 0)
     zeroed = build(layout.trace, resize(layout, {})[0], state, {name: name for name in trace.parameters})
     found = outputs(select(trace, layout, keep), inputs)
-    return _verdict("masked parent", outputs(zeroed, inputs), found, f"{len(chosen)} factors", _tolerance(trace))
+    return _counted("masked parent", outputs(zeroed, inputs), found, chosen, _tolerance(trace))
 
 
 def growth(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor], seed: int) -> Verdict:
@@ -278,13 +293,14 @@ def growth(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor],
     with torch.no_grad():
         for (name, dim), summed in _readers(layout).items():
             _share(child, name, dim, layout.axes(name)[dim], keep, summed)
-    return _verdict("growth", expected, outputs(child, inputs), f"{len(chosen)} factors", _tolerance(trace))
+    return _counted("growth", expected, outputs(child, inputs), chosen, _tolerance(trace))
 
 
 def rotation(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor], seed: int) -> Verdict:
     turned, count = turned_at_random(layout, seed)
     found = outputs(select(turned.trace, turned, {}), inputs) if count else expected
-    return _verdict("rotation", expected, found, f"{count} streams and insides of heads", 4 * _tolerance(trace))
+    verdict = _verdict("rotation", expected, found, f"{count} streams and insides of heads", 4 * _tolerance(trace))
+    return replace(verdict, empty=not count)
 
 
 def _readers(layout: Layout) -> dict[tuple[str, int], set[Factor]]:

@@ -34,7 +34,7 @@ from torch.utils import _pytree as pytree
 import graphclone as gc
 from graphclone.export.onnx import Exported, export_onnx
 from models_zoo import field as zoo
-from models_zoo.conformance.checks import _half, reason
+from models_zoo.conformance.checks import _half, batch_and_sequence, reason
 from models_zoo.conformance.forks import Ended, forked
 from models_zoo.entry import Inputs
 
@@ -96,7 +96,7 @@ def _exported(child: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def _children(model: nn.Module, inputs: Inputs) -> Iterator[tuple[nn.Module, Inputs, str]]:
     """The half-width child with open sizes; where its batch cannot be open, one child for each of two batch sizes."""
     try:
-        trace = gc.capture(model, *inputs, dynamic=_batch_and_sequence(inputs))
+        trace = gc.capture(model, *inputs, dynamic=batch_and_sequence(inputs))
         if trace.open is not None and any(0 in dims for dims in trace.open.dims):
             yield gc.execute(_half(gc.analyze(trace)), model, trace=trace), inputs, ""
             return
@@ -106,12 +106,6 @@ def _children(model: nn.Module, inputs: Inputs) -> Iterator[tuple[nn.Module, Inp
     for batch, given in enumerate((inputs, _another_batch(inputs))):
         trace = gc.capture(model, *given)
         yield gc.execute(_half(gc.analyze(trace)), model, trace=trace), given, "" if batch else why
-
-
-def _batch_and_sequence(inputs: Inputs) -> list[list[int]]:
-    """The dims to leave open: no side of an image, since two thirds of the time would go into those."""
-    leaves = pytree.tree_leaves(inputs)
-    return [[0, 1][: each.dim() if each.dim() < 4 else 1] if isinstance(each, Tensor) else [] for each in leaves]
 
 
 def _another_batch(inputs: Inputs) -> Inputs:

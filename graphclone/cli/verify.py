@@ -73,6 +73,6 @@ _MEANS = {
 def _table(verdicts: Report) -> Sheet:
     table = Sheet("", "oracle", "error", "over", "what it says")
     for each in verdicts.verdicts:
-        mark = Text("✓", style="green") if each.passed else Text("✗", style="bold red")
-        table.add_row(mark, each.oracle, f"{each.error:.1e}", each.detail, _MEANS.get(each.oracle, ""))
+        style = {"✓": "green", "✗": "bold red", "–": "dim"}[each.mark]
+        table.add_row(Text(each.mark, style=style), each.oracle, f"{each.error:.1e}", each.detail, _MEANS.get(each.oracle, ""))
     return table

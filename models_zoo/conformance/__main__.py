@@ -29,7 +29,7 @@ from models_zoo import field as zoo
 from models_zoo.conformance.checks import ORACLES, Cell, Row, examine
 from models_zoo.conformance.forks import Ended, forked
 from models_zoo.conformance.page import mark, page
-from models_zoo.conformance.sample import SAMPLE
+from models_zoo.conformance.sample import OPEN, SAMPLE
 
 ROOT = Path(__file__).parent.parent.parent
 Rows = dict[str, dict[str, Any]]
@@ -75,7 +75,9 @@ def ask(names: list[str], asked: argparse.Namespace, rows: Rows, save: Any) -> N
         bar.refresh()
         work = forked(
             todo,
-            lambda name: examine(name, name in with_onnx, asked.children, asked.oracle),
+            lambda name: examine(
+                name, ["dynamic"] * (name in OPEN) + ["onnx"] * (name in with_onnx), asked.children, asked.oracle
+            ),
             asked.jobs,
             asked.seconds,
             asked.gigabytes,
@@ -98,7 +100,7 @@ def warm_up(onnx: bool) -> None:
 
     transformers.logging.set_verbosity_error()
     for name in ("odd/lambdas", "hf/llama/LlamaForCausalLM"):
-        examine(name, onnx)
+        examine(name, ["onnx"] * onnx)
     gc.collect()
     gc.freeze()  # so that the forks share it
 

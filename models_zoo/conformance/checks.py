@@ -19,10 +19,12 @@ from torch.utils import _pytree as pytree
 
 import graphclone as gc
 from graphclone import axes as algebra
-from graphclone.capture import Trace
+from graphclone.capture import Trace, at_other_sizes
+from graphclone.dynamic import resized
 from graphclone.errors import DestinationError, GraphcloneError
 from graphclone.execute import fill
 from graphclone.layout import Layout
+from graphclone.report import free_share
 from graphclone.verify import (
     Inputs,
     Verdict,
@@ -40,8 +42,9 @@ from models_zoo.roundtrip.folders import folder_of
 from models_zoo.roundtrip.kept import keep
 
 COLUMNS = (
-    "build", "capture", "parity", "permutation", "masked", "growth", "rotation", "shrink", "shallower", "deeper", "destination", "onnx",
-)  # fmt: skip
+    *("build", "capture", "parity", "permutation", "masked", "growth", "rotation"),
+    *("shrink", "shallower", "deeper", "destination", "dynamic", "onnx"),
+)
 ORACLES = ("permutation", "masked", "growth", "rotation")
 PARITY = 1e-5  # a model may run a fused kernel where its graph does not
 _PATH = re.compile(r"/[\w./+-]*/(?=[\w.-]+)")  # of this machine: it tells a reader nothing
@@ -58,8 +61,8 @@ class Cell:
 
 @dataclass
 class Row:
-    """What came of one model. `free`: the share of the parameters' elements that lie on at least one free axis; `dead`: the share that
-    the example inputs do not reach; `frozen`: the reasons for which the largest frozen axes are so."""
+    """What came of one model. `dead`: the share of the parameters' elements that the example inputs do not reach; `free`: the share of
+    the others that lie on at least one free axis; `frozen`: the reasons for which the largest frozen axes are so."""
 
     name: str
     cells: dict[str, Cell] = field(default_factory=dict)
@@ -75,10 +78,11 @@ class Row:
         return asdict(self)
 
 
-def examine(name: str, onnx: bool = False, children: Path | None = None, oracles: Collection[str] = ORACLES) -> Row:
+def examine(name: str, extra: Collection[str] = (), children: Path | None = None, oracles: Collection[str] = ORACLES) -> Row:
     """Every check in turn; one that cannot be made leaves those that need it undone.
 
-    **Arguments**: `children`, where to leave the filled child; `oracles`: when these are not all of them, nothing else is asked.
+    **Arguments**: `extra`, of "dynamic" and "onnx" those that are to be asked as well; `children`, where to leave the filled child;
+    `oracles`: when these are not all of them, nothing else is asked.
     """
     row = Row(name)
     try:
@@ -103,7 +107,9 @@ def examine(name: str, onnx: bool = False, children: Path | None = None, oracles
         _ran(row, column, lambda depth=depth: _at_depth(layout, model, trace, inputs, expected, depth))  # type: ignore[misc]
     folder = folder_of(children, name) if children is not None else None
     _filled(row, tiny, lambda sizes, smaller: destination(model, smaller, layout, inputs, sizes, folder))
-    if onnx:
+    if "dynamic" in extra:
+        _attempted(row, "dynamic", lambda: _at_other_sizes(model, inputs))
+    if "onnx" in extra:
         _ran(row, "onnx", lambda: _onnx(layout, model, trace, inputs))
     return row
 
@@ -165,8 +171,9 @@ def _judged(row: Row, column: str, what: Callable[[], Verdict], tolerance: float
 
     def judge() -> Cell:
         verdict = what()
-        passed = verdict.passed or verdict.error <= tolerance
-        return Cell("✓" if passed else "✗", "" if passed else f"differs by {verdict.error:.1e}")
+        if verdict.passed or verdict.error <= tolerance:
+            return Cell("–", "nothing is free that it could be asked of") if verdict.empty else Cell("✓")
+        return Cell("✗", f"differs by {verdict.error:.1e}")
 
     _attempted(row, column, judge)
 
@@ -231,15 +238,13 @@ def reason(error: BaseException) -> str:
 def _describe(row: Row, trace: Trace, layout: Layout, model: nn.Module) -> None:
     sizes = {name: trace.state[name].numel() for name in trace.parameters}
     row.nodes, row.parameters = len(layout.trace.graph.nodes), sum(p.numel() for p in model.parameters())
-    reached, free, why = sum(sizes.values()), 0, dict[str, int]()
+    reached, why = sum(sizes.values()), dict[str, int]()
     for name, size in sizes.items():
         found = [factor for axis in layout.axes(name) for factor in algebra.factors(axis)]
-        if any(factor.frozen is None for factor in found):
-            free += size
-        elif found:
+        if found and all(factor.frozen is not None for factor in found):
             reason = str(max(found, key=lambda factor: factor.size).frozen)
             why[reason] = why.get(reason, 0) + size
-    row.free, row.dead = free / max(reached, 1), 1 - reached / max(row.parameters, 1)
+    row.free, row.dead = free_share(layout), 1 - reached / max(row.parameters, 1)
     row.factors = sum(factor.frozen is None and bool(factor.slots) for factor in layout.factors)
     row.blocks = "; ".join(map(str, layout.blocks))
     row.frozen = [
@@ -253,9 +258,12 @@ def _half(layout: Layout) -> gc.Plan:
 
 
 def _run(child: nn.Module, inputs: Inputs, expected: list[torch.Tensor]) -> None:
+    """What is inside may be smaller, or the blocks fewer: the outputs are as large as they were, and as finite."""
     found = outputs(child, inputs)
-    assert [tensor.dim() for tensor in found] == [tensor.dim() for tensor in expected], "outputs of other ranks"
-    assert all(bool(tensor.isfinite().any()) for tensor in found if tensor.numel()), "outputs that are not finite"
+    shapes, wanted = ([tuple(tensor.shape) for tensor in each] for each in (found, expected))
+    assert shapes == wanted, f"outputs of other shapes: {shapes}, not {wanted}"
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.isfinite().all() or not theirs.isfinite().all(), "outputs that are not finite"
 
 
 def _shrunk(layout: Layout, model: nn.Module, trace: Trace, inputs: Inputs, expected: list[torch.Tensor]) -> str | None:
@@ -287,6 +295,30 @@ def destination(model: nn.Module, child: nn.Module, layout: Layout, inputs: Inpu
     if folder is not None:  # one that differs too: the round trip is to show it
         keep(folder, sizes, child, made, inputs, outputs(rewritten(made, model, child, layout.trace), inputs))
     return verdict
+
+
+def _at_other_sizes(model: nn.Module, inputs: Inputs) -> Cell:
+    """All oracles on the graph with open sizes, at other ones than it was captured with."""
+    trace = gc.capture(model, *inputs, dynamic=batch_and_sequence(inputs))
+    if trace.open is None or trace.open.other == trace.open.sizes:
+        return Cell("–", "no batch or sequence may vary")
+    other = at_other_sizes(trace)
+    assert other.open is not None
+    inputs = resized(other.open, inputs)
+    try:
+        expected = outputs(copy.deepcopy(model), inputs)
+    except Exception as error:
+        return Cell("–", f"the model itself refuses inputs that are merely longer: {reason(error)}")
+    found = Row("")
+    _oracles(found, other, gc.analyze(other), inputs, expected)
+    failed = [f"{column} {cell.note}" for column, cell in found.cells.items() if cell.mark == "✗"]
+    return Cell("✗", "; ".join(failed)) if failed else Cell("✓", other.open.shown())
+
+
+def batch_and_sequence(inputs: Inputs) -> list[list[int]]:
+    """The dims to leave open: no side of an image, since two thirds of the time would go into those."""
+    leaves = pytree.tree_leaves(inputs)
+    return [[0, 1][: each.dim() if each.dim() < 4 else 1] if isinstance(each, torch.Tensor) else [] for each in leaves]
 
 
 def _onnx(layout: Layout, model: nn.Module, trace: Trace, inputs: Inputs) -> str | None:

@@ -1,4 +1,5 @@
-"""The fixed sample, which the tests run and whose children go through ONNX Runtime: models chosen for different op patterns."""
+"""The fixed sample, which the tests run and whose children go through ONNX Runtime: models chosen for different op patterns. And those of
+it that are captured with open sizes as well, which takes several times as long."""
 
 _HF = """
     llama/LlamaForCausalLM gpt2/GPT2LMHeadModel gpt_neox/GPTNeoXForCausalLM bloom/BloomForCausalLM mpt/MptForCausalLM
@@ -24,4 +25,13 @@ _OTHERS = """
     odd/group_norm odd/standardised_conv odd/s4d_fft odd/moe_sorted odd/moe_gathered_weights odd/moe_groups odd/swin_windows
     odd/dit_ada_norm odd/product_keys odd/table_of_two_indices odd/slice_writes odd/autocast_islands odd/early_exits odd/custom_op
 """
+_OPEN = """
+    hf/llama/LlamaForCausalLM hf/gpt2/GPT2LMHeadModel hf/bloom/BloomForCausalLM hf/gemma2/Gemma2ForCausalLM hf/bert/BertForMaskedLM
+    hf/t5/T5ForConditionalGeneration hf/bart/BartForConditionalGeneration hf/mixtral/MixtralForCausalLM
+    hf/whisper/WhisperForConditionalGeneration hf/vit/ViTForImageClassification hf/clip/CLIPModel hf/patchtst/PatchTSTForClassification
+    timm/vision_transformer/test_vit timm/convnext/test_convnext nn/transformer_norm_first nn/transformer_decoder nn/gru
+    odd/rotary_interleaved odd/qkv_interleaved odd/talking_heads odd/hyper_connections odd/moe_gathered_weights odd/swin_windows
+    odd/dit_ada_norm odd/early_exits
+"""
 SAMPLE = (*(f"hf/{name}" for name in _HF.split()), *_OTHERS.split())
+OPEN = tuple(_OPEN.split())

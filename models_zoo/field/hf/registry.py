@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+PARTS = Path(__file__).with_name("parts.json")  # what `find_parts` found
 
 # A type's richest class is the one found first in these auto-mappings; the bare model comes last.
 _RICHEST_FIRST = (
@@ -31,7 +35,14 @@ def _rank(mapping: str) -> tuple[int, str]:
 
 @cache
 def classes() -> dict[str, tuple[str, ...]]:
-    """For each model type, the names of its classes in transformers' auto-mappings, richest first."""
+    """For each model type, the names of its classes, richest first: of transformers' auto-mappings, and of parts that they leave out."""
+    parts = {model_type: tuple(names) for model_type, names in json.loads(PARTS.read_text()).items()}
+    return dict(sorted({**parts, **mapped()}.items()))
+
+
+@cache
+def mapped() -> dict[str, tuple[str, ...]]:
+    """The classes in transformers' auto-mappings."""
     from transformers.models.auto import modeling_auto  # seconds, so not at the top
 
     suffix = "_MAPPING_NAMES"
@@ -47,7 +58,7 @@ def classes() -> dict[str, tuple[str, ...]]:
                 found.setdefault(model_type, {})[name] = None
     for model_type, name in _PREFERRED.items():
         found[model_type] = {name: None} | found[model_type]
-    return {model_type: tuple(names) for model_type, names in sorted(found.items())}
+    return {model_type: tuple(names) for model_type, names in found.items()}
 
 
 def default_config(model_type: str) -> Any:

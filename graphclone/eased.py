@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -29,7 +30,7 @@ def eased(model: nn.Module, dropped: list[str]) -> Iterator[None]:
 
     hook = model.register_forward_hook(lambda module, args, result: pytree.tree_map(drop, result))
     try:
-        with _Stacked(), _idle_conversions(), _silence():
+        with _Stacked(), _idle_conversions(), _unchecked_distributions(), _silence():
             yield
     finally:
         hook.remove()
@@ -53,6 +54,17 @@ def _idle_conversions() -> Iterator[None]:
         yield
     finally:
         nn.Module.to = given  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _unchecked_distributions() -> Iterator[None]:
+    """Whether the numbers given to a distribution are such as it takes: an error or nothing, which no child computes."""
+    checked = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(checked)
 
 
 @contextlib.contextmanager

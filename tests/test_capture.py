@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 
 import graphclone as gc
 from graphclone.capture import source_line
@@ -84,6 +85,32 @@ class Branching(nn.Linear):
         if super().forward(x).sum() > 0:
             return x
         return -x
+
+
+class Entropies(nn.Linear):
+    """A distribution checks its arguments by a branch on their values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.distributions.Categorical(logits=super().forward(x)).entropy()
+
+
+class Indexing(nn.Linear):
+    """A function of one position, for all of them at once, that reads a tensor there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = super().forward(x)
+        with TransformGetItemToIndex():
+            return torch.vmap(lambda i: rows[i] * 2)(torch.arange(len(rows)))
+
+
+@pytest.mark.parametrize("kind", [Entropies, Indexing])
+def test_what_torch_does_beside_the_point_is_no_hindrance(kind: type[nn.Linear]) -> None:
+    model, x = kind(4, 5), torch.randn(3, 4)
+    checked = torch.distributions.Distribution._validate_args
+    trace = gc.capture(model, (x,))
+    assert torch.distributions.Distribution._validate_args is checked
+    child = gc.select(trace, gc.analyze(trace), {})
+    torch.testing.assert_close(outputs(child, ((x,), {})), outputs(model, ((x,), {})))
 
 
 class Failing(nn.Module):

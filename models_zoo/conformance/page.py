@@ -57,7 +57,12 @@ def page(rows: Rows, seconds: float, total: int) -> str:
     sources = dict.fromkeys(name.partition("/")[0] for name in rows)
     parts += [_table(each, {name: row for name, row in rows.items() if name.startswith(f"{each}/")}) for each in sources]
     parts += [
-        _notes(rows, "What is wrong or crashes", lambda column, cell: cell["mark"] == "✗" and column != "capture"),
+        _notes(rows, "What is wrong or crashes", lambda column, cell: cell["mark"] == "✗" and column not in ("build", "capture")),
+        _notes(
+            rows,
+            "What the zoo cannot build, or has no inputs for",
+            lambda column, cell: cell["mark"] == "✗" and column == "build",
+        ),
         _notes(rows, "What cannot be captured", lambda column, cell: cell["mark"] == "✗" and column == "capture"),
         _notes(rows, "What is refused", lambda _, cell: cell["mark"] == "○"),
         _notes(rows, "What passes in double precision only", lambda _, cell: cell["note"].startswith("in double precision")),

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from graphclone.errors import SourceError
 from graphclone.sources.hf_inputs.case import nested
 from graphclone.sources.hf_inputs.makers import example
 from models_zoo.entry import Inputs, Tiny, Unbuildable, seeded
@@ -48,10 +47,7 @@ def find(name: str) -> Tiny:
 
 @cache
 def _example(model_type: str, class_name: str) -> dict[str, Any]:
-    try:
-        return example(seeded(lambda: _build(model_type, class_name, WHOLE), 0)())
-    except SourceError as error:
-        raise Unbuildable(str(error)) from error
+    return example(seeded(lambda: _build(model_type, class_name, WHOLE), 0)())
 
 
 def _build(model_type: str, class_name: str, half: Halved) -> nn.Module:

@@ -28,6 +28,7 @@ from graphclone.dynamic import Dynamic, Open, at_sizes, compound, settle, shapes
 from graphclone.errors import CaptureError
 from graphclone.faithful import detach_no_grad, forgetful, own_backwards, remarks, uncached
 from graphclone.inputs import describe
+from graphclone.parity import Inputs, parity
 from graphclone.unbacked import make_concrete
 from graphclone.written import is_write, restore, write_buffers
 
@@ -111,7 +112,18 @@ def capture(
             because=f"{decisions} values of the inputs do, and the graph checks {asserted([trace.graph])}",
             attempt="the model without in-place ops or autocast around the `if`",
         )
-    return replace(trace, remarks=tuple(remarks(program, trace.unused, backwards, dropped, decisions)))
+    told = list(remarks(program, trace.unused, backwards, dropped, decisions))
+    if not isinstance(model, ExportedProgram) and not writes and (differs := _parity(model, trace, (args, dict(kwargs or {})))):
+        told.append(differs)
+    return replace(trace, remarks=tuple(told))
+
+
+def _parity(model: nn.Module, trace: Trace, inputs: Inputs) -> str | None:
+    """What is to be said if the graph is not the model; asked of a twin, in which the run may leave what it likes."""
+    try:
+        return parity(_twin(model), trace.graph, trace.state, inputs)
+    except Exception as error:
+        return f"whether the graph computes what the model does could not be tried: {type(error).__name__}: {error}"
 
 
 def _program(model: nn.Module, export: Callable[[nn.Module], ExportedProgram]) -> ExportedProgram:

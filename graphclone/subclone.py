@@ -19,7 +19,6 @@ from graphclone.passes import DropBlocks, Scale, Shrink, whole
 from graphclone.plan import Plan
 from graphclone.recipe import DEFAULT, Beginning, Recipe, begin, recipe_named
 from graphclone.scores import Scores, score_weights
-from graphclone.verify import parity
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -115,8 +114,6 @@ def subclone(
     else:
         begun = Beginning(plan_for(layout, goal, scores or score_weights(layout), scale))
     made = begun.plan
-    if told := parity(parent, trace, (args, dict(kwargs or {}))):
-        made = made.remark(told)
     return child, Report(made, fill(made, trace.state.__getitem__, child, begun.fitted), begun.axes)
 
 

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,11 +33,12 @@ from graphclone.execute.graph import Child, build, check_fits, resize, select
 from graphclone.execute.memory import pick
 from graphclone.faithful import draws
 from graphclone.layout import Layout, analyze, origin, readers
+from graphclone.parity import Inputs as Inputs
+from graphclone.parity import as_it_was, difference, outputs, roundings
 from graphclone.plan import Plan
 from graphclone.rotation import turned_at_random
 
 Keep = dict[Factor, tuple[int, ...]]
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 TOLERANCE = 1e-4
 
 
@@ -123,44 +123,6 @@ def _chance(trace: Trace, verdicts: Iterable[Verdict]) -> Iterator[str]:
         yield f"the model draws random numbers ({drawing.target} at {where}), so that no two runs agree: is it in eval mode?"
 
 
-@contextlib.contextmanager
-def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Gives a model the buffers again that it had: running it must not change what is compared with it."""
-    before = [(module, name, b, b.clone()) for module in model.modules() for name, b in module._buffers.items() if b is not None]
-    try:
-        yield
-    finally:
-        for module, name, buffer, value in before:
-            with torch.no_grad():
-                module._buffers[name] = buffer if buffer.is_meta or torch.equal(buffer, value) else buffer.copy_(value)
-
-
-def parity(model: nn.Module, trace: Trace, inputs: Inputs) -> str | None:
-    """What there is to say if the graph does not compute what the model does on its example inputs."""
-    leaves = pytree.tree_leaves(inputs)
-    if any(tensor.is_meta for tensor in trace.state.values()) or draws(trace.graph) is not None:
-        return None
-    with as_it_was(model), torch.no_grad():
-        found = pytree.tree_leaves(_Reading(trace).run(*leaves))
-        expected = outputs(model, inputs)
-    verdict = _verdict("parity", expected, [leaf for leaf in found if isinstance(leaf, Tensor)], "", 1e-6)
-    if verdict.passed:
-        return None
-    told = "part of it (a mask, a branch) was traced otherwise than it runs"
-    return f"the graph differs from the model on the example inputs by {verdict.error:.1e}: {told}"
-
-
-class _Reading(fx.Interpreter):
-    """Runs a trace's graph on the tensors of its state, none copied."""
-
-    def __init__(self, trace: Trace) -> None:
-        super().__init__(nn.Module(), graph=trace.graph)
-        self.state = trace.state
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self.state[target]
-
-
 def _oracles(parent: nn.Module, trace: Trace, inputs: Inputs, seed: int) -> list[Verdict]:
     layout = analyze(trace)
     with as_it_was(parent):
@@ -174,35 +136,11 @@ def _oracles(parent: nn.Module, trace: Trace, inputs: Inputs, seed: int) -> list
     ]
 
 
-@torch.no_grad()
-def outputs(module: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """The tensors that a module returns, in order; what it draws at random is always the same."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return [leaf.detach() for leaf in pytree.tree_leaves(module(*inputs[0], **inputs[1])) if isinstance(leaf, Tensor)]
-
-
-def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """The largest difference, relative to the largest value of the same tensor; infinite where shapes or NaNs disagree."""
-    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(expected, found, strict=True):
-        a, b = (torch.view_as_real(each.to(torch.complex128)) if each.is_complex() else each.double() for each in (a, b))
-        if a.numel() == 0:
-            continue
-        if not torch.equal(a.isfinite(), b.isfinite()):
-            return float("inf")
-        a, b = a.nan_to_num(), b.nan_to_num()
-        worst = max(worst, float((a - b).abs().max() / a.abs().max().clamp_min(1e-12)))
-    return worst
-
-
 def _verdict(
     oracle: str, expected: Sequence[Tensor], found: Sequence[Tensor], detail: str, tolerance: float = TOLERANCE
 ) -> Verdict:
     """A sum in another order is another sum: outputs in half precision may differ by some of its roundings."""
-    error, tolerance = difference(expected, found), max(tolerance, _roundings(expected))
+    error, tolerance = difference(expected, found), max(tolerance, roundings(expected))
     return Verdict(oracle, error <= tolerance, error, detail)
 
 
@@ -214,17 +152,9 @@ def _counted(
     return replace(verdict, empty=all(factor.size == 1 for factor in factors))
 
 
-def _roundings(values: Iterable[Any]) -> float:
-    """Eight roundings in the lowest precision of half or more among some values."""
-    dtypes = {
-        value.dtype for value in values if isinstance(value, Tensor) and value.is_floating_point() and value.element_size() > 1
-    }
-    return 8 * max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
-
-
 def _tolerance(trace: Trace) -> float:
     """What a sum in another order may differ by, where part of the graph is in half precision (autocast)."""
-    return max(TOLERANCE, _roundings(node.meta.get("val") for node in trace.graph.nodes))
+    return max(TOLERANCE, roundings(node.meta.get("val") for node in trace.graph.nodes))
 
 
 def identity(trace: Trace, layout: Layout, inputs: Inputs, expected: list[Tensor]) -> Verdict:

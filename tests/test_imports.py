@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
     ["axes", "plan", "inputs", "unbacked", "dynamic", "decided", "eased", "written"],
-    ["faithful", "capture", "fitting", "distill"],
+    ["faithful", "parity", "capture", "fitting", "distill"],
     ["rules"],
     ["decompose", "streams"],
     ["blocks"],

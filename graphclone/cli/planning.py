@@ -24,7 +24,6 @@ from graphclone.plan import Plan
 from graphclone.recipe import PAPER, Beginning, begin, recipe_named
 from graphclone.scores import Scores
 from graphclone.sources import Parent
-from graphclone.verify import parity
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,6 @@ def planned(asked: Asked, wanted: Wanted, of: Known | None = None) -> Job:
             goal = target if target is not None else _destination(child, parent, layout) if child is not None else None
             begun = begin(layout, calibration, recipe, lambda ours, found: _replanned(ours, found, goal, plan, wanted), seen)
         plan = _remarked(begun.plan, plan)
-    if parent.program is None and (told := parity(parent.module, layout.trace, (parent.args, dict(parent.kwargs)))):
-        plan = plan.remark(told)
     return Job(asked, parent, layout, plan, overrides, child, tuple(budget), begun)
 
 

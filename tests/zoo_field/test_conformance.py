@@ -38,7 +38,7 @@ def test_the_sample_has_not_one_wrong_result() -> None:
         free
     )  # soundness is not bought with freezing: gmlp alone mixes by convolution
     refused = [line for line in done.stdout.splitlines() if " ○ " in line and line.startswith("| ")]
-    assert len(refused) <= 4, refused
+    assert len(refused) <= 9, refused
 
 
 def test_a_run_that_was_interrupted_goes_on(tmp_path: Path) -> None:

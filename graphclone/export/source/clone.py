@@ -19,8 +19,9 @@ from graphclone.export.source.module import source
 from graphclone.export.source.sizes import taken
 from graphclone.export.source.train import train_mode
 from graphclone.inputs import example
+from graphclone.parity import difference, outputs
 from graphclone.plan import Plan
-from graphclone.verify import difference, fitted_in, outputs
+from graphclone.verify import fitted_in
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -22,10 +22,10 @@ from graphclone.execute import execute
 from graphclone.execute.graph import Child
 from graphclone.execute.memory import positions
 from graphclone.layout import Layout, analyze
+from graphclone.parity import as_it_was, difference, outputs
 from graphclone.passes import Scale, whole
 from graphclone.passes.drop_blocks import restacked
 from graphclone.plan import Plan
-from graphclone.verify import as_it_was, difference, outputs
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 Kept = Mapping[str, list[tuple[int, Sequence[int]]]]  # what is kept of each dim of a tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -46,6 +47,16 @@ class Job:
     @property
     def fitted(self) -> Mapping[str, Tensor]:
         return self.begun.fitted if self.begun else {}
+
+    @property
+    def axes(self) -> Mapping[str, Tensor]:
+        return self.begun.axes if self.begun else {}
+
+    @property
+    def folder(self) -> Path | None:
+        """The parent's, if it lies in one."""
+        folder = Path(self.asked.spec).expanduser()
+        return folder if folder.is_dir() else None
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def test_a_config_override_gives_a_folder_that_transformers_loads(run: Run, tmp_
 def test_widths_and_depth_give_a_graph_that_can_be_inspected_verified_and_exported(run: Run, tmp_path: Path) -> None:
     done = run("clone", PARENT, "--width", "residual=0.5", "--width", "*.mlp.hidden=100", "--depth", "2", "-o", "child")
     assert done.status == 0, done.err
-    files = {"modeling.py", "model.safetensors", "child.json", "plan.json"}
+    files = {"modeling.py", "model.safetensors", "child.json", "plan.json", "README.md", "parent_config.json"}
     assert {path.name for path in (tmp_path / "child").iterdir()} == files
     assert run("verify", "child", "--parent", PARENT).status == 0
     assert "48" in run("inspect", "child").out
@@ -208,7 +208,7 @@ def test_what_python_cannot_say_is_refused_before_anything_is_written_or_is_a_pt
     done = run("clone", "customised:model", "--width", "residual=0.5", "--pt2", "-o", "child")
     assert done.status == 0, done.err
     assert "there is only a child.pt2" in done.out
-    assert {path.name for path in (tmp_path / "child").iterdir()} == {"child.pt2", "child.json", "plan.json"}
+    assert {path.name for path in (tmp_path / "child").iterdir()} == {"child.pt2", "child.json", "plan.json", "README.md"}
     assert run("inspect", "child").status == 0
 
 

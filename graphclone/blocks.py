@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -73,16 +74,21 @@ def read_elsewhere(stack: Stack, chosen: Sequence[int]) -> str:
     return ""
 
 
+def numbered(names: Iterable[str]) -> dict[str, set[str]]:
+    """The numbers that parts of names are, by what comes before them."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name in names:
+        parts = name.split(".")
+        for index, part in enumerate(parts):
+            if part.isdecimal():
+                found[".".join(parts[:index])].add(part)
+    return found
+
+
 def left_out(stack: Stack, parameters: Iterable[str]) -> list[str]:
     """The numbered modules beside those of a stack that are in none of its blocks."""
-
-    def numbered(names: Iterable[str]) -> set[str]:
-        prefix = f"{stack.name}."
-        heads = {name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix)}
-        return {prefix + head for head in heads if head.isdecimal()}
-
-    inside = numbered(name for block in stack.blocks for *_, name in block.uses)
-    return sorted(numbered(parameters) - inside) if inside else []
+    inside = numbered(name for block in stack.blocks for *_, name in block.uses).get(stack.name)
+    return sorted(f"{stack.name}.{number}" for number in numbered(parameters)[stack.name] - inside) if inside else []
 
 
 def find_blocks(trace: Trace, like: Sequence[Stack] = ()) -> tuple[Stack, ...]:

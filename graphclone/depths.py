@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import fx
 
-from graphclone.blocks import Block, Stack
+from graphclone.blocks import Block, Stack, numbered
 from graphclone.errors import DestinationError
 from graphclone.layout import Layout
 from graphclone.passes import middle
@@ -95,17 +95,6 @@ def by_names(parent: Layout, names: Iterable[str]) -> Iterator[Chosen]:
             if chosen not in tried:
                 tried.append(chosen)
                 yield chosen
-
-
-def numbered(names: Iterable[str]) -> dict[str, set[str]]:
-    """The numbers that parts of names are, by what comes before them."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for name in names:
-        parts = name.split(".")
-        for index, part in enumerate(parts):
-            if part.isdecimal():
-                found[".".join(parts[:index])].add(part)
-    return found
 
 
 def _by_prefix(stacks: Iterable[Stack]) -> dict[str, list[Stack]]:

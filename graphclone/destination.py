@@ -17,10 +17,10 @@ from torch import fx
 
 from graphclone import axes as algebra
 from graphclone.axes import Concat
-from graphclone.blocks import Block
+from graphclone.blocks import Block, numbered
 from graphclone.capture import source_line
 from graphclone.decided import ASSERT
-from graphclone.depths import Chosen, by_blocks, by_names, listed, numbered
+from graphclone.depths import Chosen, by_blocks, by_names, listed
 from graphclone.errors import DestinationError, GraphcloneError, PlanError, SizeError
 from graphclone.execute.graph import child_graph
 from graphclone.fitting import Equation, fit, matched

@@ -3,6 +3,7 @@ is to be learned."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -38,28 +39,28 @@ def distill_pairs(plan: Plan, axes: Mapping[str, Tensor] | None = None) -> list[
 
     **Arguments**: `axes`, of the streams that the plan has rotated: `Report.axes` of `subclone`, or `axes.safetensors` beside the plan.
 
-    **Raises** `PlanError` where a stack has no residual stream that the plan names, or one that is rotated and has no axes.
+    A stream that nothing can take units of has all of its parent's. **Raises** `PlanError` where the parent has no blocks, or a stream is
+    rotated and has no axes.
     """
     return list(_pairs(plan, axes or {}))
 
 
 def _pairs(plan: Plan, axes: Mapping[str, Tensor]) -> Iterator[Pair]:
-    if not plan.stacks:
+    if not plan.streams:
         raise PlanError(
-            "there are no blocks to pair", because="no part of the parent repeats", attempt="a loss on the outputs alone"
+            "there are no blocks to pair",
+            because="no part of the parent repeats, or an older graphclone wrote the plan",
+            attempt="a loss on the outputs alone",
         )
-    for stack, blocks in plan.stacks.items():
-        stream = next((name for name in (f"{stack}.residual", "residual") if name in plan.sizes), None)
-        if stream is None:
-            raise PlanError(
-                f"nothing is known of the stream of '{stack}'",
-                because="the plan names no residual factor of this stack",
-                attempt="a loss on the outputs alone",
-            )
-        if stream in plan.rotated and stream not in axes:
+    selection = plan.selection()
+    for stack, stream in plan.streams.items():
+        _, kept = selection(stream)
+        rotated = [name for name in plan.rotated if name in re.split(r"[\s()\[\]+]+", stream)]
+        if rotated and (rotated != [stream] or stream not in axes):
             raise PlanError(
                 f"the stream of '{stack}' is rotated: the child's units are none of the parent's",
+                because="" if rotated == [stream] else f"'{rotated[0]}' is a part of it only: {stream}",
                 attempt="axes=report.axes, or axes=safetensors.torch.load_file('axes.safetensors') of the child's folder",
             )
-        units = torch.tensor(plan.keep.get(stream, tuple(range(plan.sizes[stream]))), dtype=torch.long)
-        yield from (Pair(stack, child, parent, units, axes.get(stream)) for child, parent in enumerate(blocks))
+        units = torch.tensor(list(kept), dtype=torch.long)
+        yield from (Pair(stack, child, parent, units, axes.get(stream)) for child, parent in enumerate(plan.stacks[stack]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from graphclone import axes as algebra
 from graphclone.errors import PlanError
 
 FORMAT = 1
@@ -37,6 +39,7 @@ class Plan:
     - `sizes`: the parent's size of every factor that the notation names;
     - `keep`: factor → the positions that the child keeps, in their new order (a factor that is not here stays whole);
     - `stacks`: stack → for each block of the child, the index of the parent's block that it comes from (all stacks of the parent);
+    - `streams`: stack → what the units of its stream are built of, in the notation of `graphclone.axes`;
     - `tensors`: the child's tensors, by the child's names;
     - `aliases`: further names of the child's tensors (ties);
     - `literals`: arguments in the graph that a destination has otherwise, such as numbers that it computes from its own sizes:
@@ -50,6 +53,7 @@ class Plan:
     sizes: Mapping[str, int]
     keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     stacks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    streams: Mapping[str, str] = field(default_factory=dict)
     tensors: Mapping[str, Piece] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     literals: Mapping[str, Mapping[str, Literal]] = field(default_factory=dict)
@@ -61,6 +65,18 @@ class Plan:
     def size(self, factor: str) -> int:
         """The child's size of a factor."""
         return len(self.keep[factor]) if factor in self.keep else self.sizes[factor]
+
+    def selection(self) -> Callable[[str], tuple[int, Sequence[int]]]:
+        """A function from an axis in the notation to its size in the parent, and which of its positions the child has."""
+        factors = {name: algebra.Factor(size, name) for name, size in self.sizes.items()}
+        keep = {factors[name]: kept for name, kept in self.keep.items()}
+
+        @functools.cache
+        def read(text: str) -> tuple[int, Sequence[int]]:
+            axis = algebra.parse(text, lambda name: factors[name] if name in factors else algebra.factor(int(name)))
+            return axis.size, algebra.select(axis, keep)
+
+        return read
 
     def remark(self, text: str) -> Plan:
         return self if text in self.remarks else replace(self, remarks=(*self.remarks, text))

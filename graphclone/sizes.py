@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from graphclone import axes as algebra
-from graphclone.blocks import Stack
+from graphclone.blocks import Block, Stack, numbered
 from graphclone.layout import Layout
 from graphclone.plan import Plan
 
@@ -41,6 +41,29 @@ def renumbered(plan: Plan, layout: Layout) -> dict[str, Shape]:
         places |= _places(stack, plan.stacks.get(stack.name, tuple(range(len(stack)))))
     found = {_under(places, name): shape for name, shape in shapes.items()}
     return found | {_under(places, alias): shapes[name] for alias, name in plan.aliases.items() if name in shapes}
+
+
+def kept_layers(plan: Plan, layout: Layout) -> list[tuple[int, Sequence[int]]]:
+    """For each numbered list of modules that loses or repeats some: how many the parent has, and which the child has, in order."""
+    found: list[tuple[int, Sequence[int]]] = []
+    for path, numbers in numbered(layout.parameters).items():
+        places = {int(number): place for place, number in enumerate(sorted(numbers, key=int))}
+        inside = [(stack, [_of(block, path) for block in stack.blocks]) for stack in layout.blocks]
+        loose = places.keys() - {number for _, blocks in inside for block in blocks for number in block}
+        order = [(number, 0, number) for number in loose]
+        for stack, blocks in inside:
+            chosen = plan.stacks.get(stack.name, tuple(range(len(stack))))
+            turns = [(index, chosen[:place].count(index)) for place, index in enumerate(chosen)]
+            order += [(min(blocks[index]), turn, number) for index, turn in turns for number in blocks[index]]
+        kept = [places[number] for *_, number in sorted(order)]
+        if kept and kept != list(range(len(places))):
+            found.append((len(places), kept))
+    return found
+
+
+def _of(block: Block, path: str) -> set[int]:
+    """The numbers of a list's modules that a block is made of."""
+    return {int(number) for number in numbered(name for *_, name in block.uses).get(path, ())}
 
 
 def _places(stack: Stack, chosen: tuple[int, ...]) -> dict[str, str]:

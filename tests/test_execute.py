@@ -176,3 +176,15 @@ def test_whatever_a_module_is_called_a_child_can_be_made(name: str, within: bool
     child, report = gc.subclone(parent, Called(name, within, 10).eval(), (x,))
     assert two_roads(report.plan, parent, child, ((x,), {})).passed
     assert verify(parent, (x,)).passed
+
+
+def test_a_graph_of_one_mode_says_so_when_it_is_to_train() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 3)).eval(), torch.randn(5, 4)
+    trace = gc.capture(model, (x,))
+    child = gc.execute(gc.plan(gc.analyze(trace)), model, trace=trace)
+    with pytest.warns(UserWarning, match=r"train\(\) brings neither dropout .* graphclone.save\(plan, parent, folder\)"):
+        child.train()
+    assert torch.equal(child(x), child.eval()(x))
+    trace = gc.capture(model.train(), (x,))
+    training = gc.execute(gc.plan(gc.analyze(trace)), model, trace=trace).train()
+    assert not torch.equal(training(x), training(x))

@@ -1,53 +1,16 @@
-"""Children on disk. One that is no Hugging Face folder has a `child.json`, which says how it is built again."""
+"""Children on disk: their `child.json` says how they are built again."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from graphclone import sources
 from graphclone.cli.options import Asked
 from graphclone.errors import SourceError
+from graphclone.export.record import GRAPH, RECORD, WEIGHTS, Record, hashes
 from graphclone.sources import Parent
 from graphclone.sources.source_folder import load_written
-
-GRAPH, WEIGHTS, PLAN, AXES, RECORD = (
-    "child.pt2",
-    "model.safetensors",
-    "plan.json",
-    "axes.safetensors",
-    "child.json",
-)
-
-
-@dataclass(frozen=True)
-class Record:
-    """How a child is loaded again: as a module in Python, as the graph in `child.pt2`, or as what a factory makes in other sizes, filled.
-
-    - `kind`: `source`, `graph` or `factory`;
-    - `parent`: the parent's spec, or that of the factory; `arg`: the factory's arguments; `set`: those that the child has otherwise;
-    - `input`: example inputs, as `--input` takes them.
-    """
-
-    kind: str
-    parent: str
-    arg: dict[str, Any] = field(default_factory=dict)
-    set: dict[str, Any] = field(default_factory=dict)
-    input: list[str] = field(default_factory=list)
-
-    def save(self, folder: Path) -> None:
-        (folder / RECORD).write_text(json.dumps(vars(self), indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> Record:
-        try:
-            return TypeAdapter(cls).validate_json((folder / RECORD).read_bytes())
-        except (OSError, ValidationError) as error:
-            raise SourceError(f"cannot read '{folder / RECORD}'", because=str(error)) from error
 
 
 def load(asked: Asked, trusted: str = "") -> Parent:
@@ -56,8 +19,8 @@ def load(asked: Asked, trusted: str = "") -> Parent:
     **Raises** `SourceError`, `WeightsError`.
     """
     folder = Path(asked.spec).expanduser()
-    if (folder / RECORD).is_file():
-        return _child(folder, asked, trusted)
+    if (folder / RECORD).is_file() and (record := Record.load(folder)).kind != "folder":
+        return _child(folder, record, asked, trusted)
     return sources.load(
         asked.spec,
         args=sources.assignments(asked.arg),
@@ -68,10 +31,9 @@ def load(asked: Asked, trusted: str = "") -> Parent:
     )
 
 
-def _child(folder: Path, asked: Asked, trusted: str) -> Parent:
+def _child(folder: Path, record: Record, asked: Asked, trusted: str) -> Parent:
     if asked.arg or asked.checkpoint is not None:
         raise SourceError(f"'{folder}' takes no --arg and no --checkpoint", because=f"its {RECORD} says how it is built")
-    record = Record.load(folder)
     if record.kind == "graph":
         return load(replace(asked, spec=str(folder / GRAPH)))
     if record.kind == "source":
@@ -95,4 +57,4 @@ def built_as(asked: Asked, parent: Parent, overrides: dict[str, object]) -> Reco
     else:
         made = Record("factory", asked.spec, sources.assignments(asked.arg), {}, asked.input)
     untrained = {name: value for name, value in parent.untrained.items() if name in made.arg}
-    return replace(made, set={**untrained, **overrides})
+    return replace(made, set={**untrained, **overrides}, hashes=hashes(asked.checkpoint or folder, parent.module))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from dataclasses import replace
+from pathlib import Path
 
 from rich.markup import escape
 
@@ -12,8 +14,8 @@ from graphclone.cli.console import err, out, working
 from graphclone.cli.options import Asked
 from graphclone.cli.planning import Job, planned
 from graphclone.cli.wanted import Wanted, check
-from graphclone.cli.writing import write
-from graphclone.errors import DestinationError
+from graphclone.cli.writing import Written, write
+from graphclone.errors import DestinationError, OutputError
 from graphclone.execute.destination import Filled
 from graphclone.export.folder import new_file, new_folder
 from graphclone.verify import Verdict, two_roads
@@ -28,8 +30,7 @@ def run(asked: Asked, wanted: Wanted) -> None:
     with new_folder(wanted.output, wanted.overwrite) as folder:  # the first thing: an output that is refused costs no time
         job = planned(asked, wanted)
         _show(job)
-        with working("writing"):
-            written = write(folder, job, wanted.pt2)
+        job, written = _written(folder, job, asked, wanted)
         verdict = _both_roads(job) if job.overrides and not wanted.set else None
     if written.filled is not None:
         _tell(written.filled, job)
@@ -42,6 +43,23 @@ def run(asked: Asked, wanted: Wanted) -> None:
     out().print(f"\nwritten to [bold]{escape(str(wanted.output))}[/]", soft_wrap=True)
     again = ["graphclone", "verify", str(wanted.output), "--parent", *asked.words()]
     err().print(f"next: {shlex.join(again)}", style="dim", soft_wrap=True, markup=False)
+
+
+def _written(folder: Path, job: Job, asked: Asked, wanted: Wanted) -> tuple[Job, Written]:
+    """Where a graph whose sizes nobody asked to be open cannot be written, the one of fixed sizes is."""
+    try:
+        with working("writing"):
+            return job, write(folder, job, wanted.pt2)
+    except OutputError as error:
+        if wanted.dynamic or job.layout.trace.open is None:
+            raise
+        why = str(error).splitlines()[0]
+    job = planned(asked, replace(wanted, graph=True))
+    note = f"it takes inputs of the example's sizes only; with open ones: {why}"
+    job = replace(job, plan=job.plan.remark(note))
+    with working("writing"):
+        written = write(folder, job, wanted.pt2)
+    return job, replace(written, notes=(note, *written.notes))
 
 
 def _both_roads(job: Job) -> Verdict:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphclone.cli import children
-from graphclone.cli.children import PLAN, RECORD, Record
 from graphclone.cli.console import out, working
 from graphclone.cli.options import Asked
 from graphclone.errors import OutputError, SourceError
 from graphclone.export.folder import new_file_and_data
+from graphclone.export.record import PLAN, RECORD, Record
 from graphclone.plan import Plan
 from graphclone.report import Sheet
 from graphclone.sources import Parent
@@ -74,10 +74,12 @@ def _tell(path: Path, done: Exported, timed: dict[str, tuple[Parent, Exported]])
 def _provenance(spec: str, child: Parent, parent: str | None) -> dict[str, str]:
     """What the file tells of itself: names, no paths of this machine."""
     folder = Path(spec).expanduser()
-    if parent is None and (folder / RECORD).is_file():
-        parent = Record.load(folder).parent
     told = {"graphclone_version": importlib.metadata.version("graphclone"), "graphclone_model": type(child.module).__name__}
-    if parent is not None:
+    if (folder / RECORD).is_file():
+        record = Record.load(folder)
+        parent = parent or record.parent
+        told["graphclone_parent_sha256"] = " ".join(f"{name}:{digest}" for name, digest in record.hashes.items())
+    if parent:
         told["graphclone_parent"] = _without_path(parent)
     if (folder / PLAN).is_file():
         told["graphclone_plan"] = str(Plan.load(folder / PLAN))

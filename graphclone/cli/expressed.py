@@ -14,7 +14,7 @@ from graphclone.layout import Layout, analyze
 from graphclone.passes import whole
 from graphclone.plan import Plan
 from graphclone.scores import Scores
-from graphclone.sizes import Shape, renumbered
+from graphclone.sizes import Shape, kept_layers, renumbered
 from graphclone.sources import Parent
 from graphclone.sources.solver import Settings, Shapes, solve
 
@@ -30,11 +30,11 @@ class Expressed:
 
 def expressed(parent: Parent, layout: Layout, plan: Plan, scores: Scores, scale: bool, seed: int) -> Expressed | str:
     """The plan's child as an instance of the parent's class, or the reason why no settings give one."""
-    wanted = renumbered(plan, layout)
+    wanted, layers = renumbered(plan, layout), kept_layers(plan, layout)
     idle = {name for name, _ in parent.module.named_parameters(remove_duplicate=False)} - renumbered(whole(layout), layout).keys()
 
     def build(settings: Settings) -> Shapes | None:
-        found = sources.shapes(parent, settings)
+        found = sources.shapes(parent, settings, layers)
         return None if found is None else {name: shape for name, shape in found.items() if name not in idle}
 
     counts = [(len(stack), len(plan.stacks[stack.name])) for stack in layout.blocks if stack.name in plan.stacks]
@@ -42,7 +42,7 @@ def expressed(parent: Parent, layout: Layout, plan: Plan, scores: Scores, scale:
     if solution.unmet:
         return _unmet(*next(iter(solution.unmet.items())), len(solution.unmet))
     try:
-        child = sources.destination(parent, solution.settings, seed=seed)
+        child = sources.destination(parent, solution.settings, layers=layers, seed=seed)
         target = analyze(capture(child, parent.args, parent.kwargs), like=layout.blocks)
         found = plan_for(layout, target, scores, scale)
     except GraphcloneError as error:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -61,12 +57,3 @@ class Kept:
 
 def key(of: Mapping[str, Any]) -> str:
     return json.dumps(of, sort_keys=True)
-
-
-def digest(state: Mapping[str, Tensor], *texts: str) -> str:
-    """Of tensors by name, and of text."""
-    found = hashlib.sha256("\0".join(texts).encode())
-    for name, tensor in sorted(state.items()):
-        found.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -18,7 +19,8 @@ from graphclone.cli.options import Asked
 from graphclone.cli.ranking import ranked
 from graphclone.cli.wanted import Wanted
 from graphclone.destination import plan_for
-from graphclone.errors import CaptureError, DestinationError
+from graphclone.errors import CaptureError, DestinationError, GraphcloneError
+from graphclone.execute.memory import positions
 from graphclone.layout import Layout, analyze
 from graphclone.plan import Plan
 from graphclone.recipe import PAPER, Beginning, begin, recipe_named
@@ -45,6 +47,16 @@ class Job:
     @property
     def fitted(self) -> Mapping[str, Tensor]:
         return self.begun.fitted if self.begun else {}
+
+    @property
+    def axes(self) -> Mapping[str, Tensor]:
+        return self.begun.axes if self.begun else {}
+
+    @property
+    def folder(self) -> Path | None:
+        """The parent's, if it lies in one."""
+        folder = Path(self.asked.spec).expanduser()
+        return folder if folder.is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ def planned(asked: Asked, wanted: Wanted, of: Known | None = None) -> Job:
     """`of`: what is known already of the parent and the child.
 
     **Raises** any of `GraphcloneError`: this is where most of what can be wrong is found."""
-    of = of or known(asked, wanted)
+    given, of = of, of or known(asked, wanted)
     parent, layout, child, target = of.parent, of.layout, of.child, of.target
     overrides = sources.assignments(wanted.set)
     budget: list[Option] = []
@@ -96,6 +108,11 @@ def planned(asked: Asked, wanted: Wanted, of: Known | None = None) -> Job:
                 plan = plan.remark(f"the child is a rewritten graph: {found}")
             else:
                 plan, overrides, child = found.plan, found.settings, found.child
+    if child is None and not wanted.graph and given is None:
+        opened = _opened(asked, wanted, parent, plan)
+        if isinstance(opened, Job):
+            return replace(opened, plan=_remarked(opened.plan, plan), options=tuple(budget))
+        plan = plan.remark(f"it takes inputs of the example's sizes only, which could not be left open: {opened}")
     begun = None
     if calibration is not None and (recipe := recipe_named(wanted.begins)) != PAPER:
         with working("rotating and refitting"):
@@ -103,6 +120,28 @@ def planned(asked: Asked, wanted: Wanted, of: Known | None = None) -> Job:
             begun = begin(layout, calibration, recipe, lambda ours, found: _replanned(ours, found, goal, plan, wanted), seen)
         plan = _remarked(begun.plan, plan)
     return Job(asked, parent, layout, plan, overrides, child, tuple(budget), begun)
+
+
+def _opened(asked: Asked, wanted: Wanted, parent: Parent, plan: Plan) -> Job | str:
+    """The rewritten graph once more, of a capture whose sizes are open; or why there is none that is as small."""
+    if parent.program is not None:
+        return "its parent is a program of such sizes"
+    try:
+        with working("leaving the sizes of its inputs open"):
+            layout = analyze(capture(parent.module, parent.args, parent.kwargs, dynamic=True))
+        if layout.trace.open is None or not layout.trace.open.varies():
+            return "the model allows no others"
+        job = planned(asked, replace(wanted, dynamic=True, graph=True), Known(parent, layout, None, None))
+    except GraphcloneError as error:
+        return str(error).splitlines()[0]
+    if told := parity(parent.module, layout.trace, (parent.args, dict(parent.kwargs))):
+        return told
+    return job if _extent(job.plan) == _extent(plan) else "less of it would be free then"
+
+
+def _extent(plan: Plan) -> list[list[int]]:
+    """The shapes of a child's tensors."""
+    return [[len(kept) for _, kept in dims] for _, dims in positions(plan)]
 
 
 def _replanned(layout: Layout, scores: Scores, goal: Layout | None, plan: Plan, wanted: Wanted) -> Plan:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import graphclone
 from graphclone import sources
 from graphclone.cli.console import err, out
-from graphclone.cli.kept import Kept, Run, digest, key
+from graphclone.cli.kept import Kept, Run, key
 from graphclone.cli.options import Asked
 from graphclone.cli.planning import Job, Known, asked_for, known, planned
 from graphclone.cli.ranking import examples_of
@@ -29,6 +29,7 @@ from graphclone.errors import DestinationError, SizeError, SourceError, UnknownN
 from graphclone.execute import execute, fill
 from graphclone.export.folder import new_folder
 from graphclone.export.pytorch import save_state
+from graphclone.export.record import digest
 from graphclone.recipe import RECIPES
 from graphclone.report import Sheet
 from graphclone.training import Learner, curve, held_out_loss

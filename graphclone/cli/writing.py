@@ -7,12 +7,14 @@ from pathlib import Path
 
 from torch import nn
 
-from graphclone.cli.children import AXES, GRAPH, PLAN, WEIGHTS, Record, built_as
+from graphclone.cli.children import built_as
 from graphclone.cli.planning import Job
 from graphclone.errors import OutputError
 from graphclone.execute import execute, fill
 from graphclone.execute.destination import Filled
+from graphclone.export.companions import accompany
 from graphclone.export.pytorch import save_graph, save_state
+from graphclone.export.record import GRAPH, WEIGHTS, Record, hashes
 from graphclone.export.source import MODULE, write_clone
 
 
@@ -26,20 +28,17 @@ class Written:
 
 def write(folder: Path, job: Job, pt2: bool) -> Written:
     """`pt2`: a graph is written as `child.pt2` too."""
-    if job.begun is not None and job.begun.axes:
-        save_state(dict(job.begun.axes), folder / AXES)
     if job.child is None:
         return Written(None, _graph(folder, job, pt2))
     filled = fill(job.plan, job.layout.trace.state.__getitem__, job.child, job.fitted)
     if _has_its_own_form(job.child):
         from graphclone.export.hf import save_hf
 
-        source = Path(job.asked.spec).expanduser()
-        save_hf(job.child, source if source.is_dir() else None, folder, job.plan)
+        save_hf(job.child, job.folder, folder, job.plan, job.axes)
     else:
         save_state(job.child.state_dict(), folder / WEIGHTS)
-        built_as(job.asked, job.parent, job.overrides).save(folder)
-        job.plan.save(folder / PLAN)
+        record = built_as(job.asked, job.parent, job.overrides)
+        accompany(folder, job.child, job.plan, record, job.folder, job.axes)
     return Written(filled)
 
 
@@ -62,8 +61,10 @@ def _graph(folder: Path, job: Job, pt2: bool) -> tuple[str, ...]:
             (folder / name).unlink(missing_ok=True)
     if pt2:
         save_graph(graph, *inputs, folder / GRAPH, job.layout.trace.inputs.get("dynamic", False))
-    Record(kind, job.asked.spec).save(folder)
-    job.plan.save(folder / PLAN)
+    spec = Path(job.asked.spec).expanduser()
+    name = spec.name if spec.exists() else job.asked.spec
+    record = Record(kind, name, hashes=hashes(job.asked.checkpoint or spec, job.parent.module))
+    accompany(folder, graph, job.plan, record, job.folder, job.axes)
     return notes
 
 

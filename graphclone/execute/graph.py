@@ -6,6 +6,7 @@ import itertools
 import keyword
 import operator
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,10 @@ class Call:
 
 
 class Child(fx.GraphModule):
-    """A child as a rewritten graph: an ordinary trainable module, called as its parent was.
+    """A child as a rewritten graph: a module with trainable parameters, called as its parent was.
+
+    A graph is one mode of its parent: of one that was traced in eval mode, it computes as in eval mode whatever `train()` says, which
+    therefore warns. `graphclone.save` writes a module with a body for each mode.
 
     **Raises** `SizeError` if it was captured with open sizes and is given inputs of a size for which the model is another program.
     """
@@ -66,6 +70,16 @@ class Child(fx.GraphModule):
             if given.keys() == set(names):  # any other call fails by itself
                 open_.check(pytree.tree_leaves([given[name] for name in names]))
         return super().__call__(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Child:
+        """As of any module; with a warning where the graph has no dropout and no statistics of batches to bring back."""
+        if mode and not self.meta.get("trains"):
+            warnings.warn(
+                "this child is its parent's graph in eval mode: train() brings neither dropout nor statistics of batches back. "
+                "graphclone.save(plan, parent, folder) writes a module that has both modes",
+                stacklevel=2,
+            )
+        return super().train(mode)
 
     def get_parameter(self, target: str) -> nn.Parameter:
         """The parameter that the plan calls so."""
@@ -271,6 +285,9 @@ def _copy_block(
 def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None, fitted: Mapping[str, Tensor] | None = None) -> Child:
     """The child that a plan describes, as a module: the parent's graph rewritten, with tensors under the plan's names.
 
+    Its gradients are right, and it is the parent in the mode that it was traced in (usually eval), without a second body for the other:
+    to train with the parent's dropout or batch norm, `graphclone.save` the plan and load the module that it writes.
+
     **Arguments**: `model`, the parent, which is traced on the plan's example inputs; `trace`, if it has been traced already;
     `fitted`, the values of the plan's fitted tensors.
 
@@ -302,8 +319,9 @@ def execute(plan: Plan, model: nn.Module, *, trace: Trace | None = None, fitted:
             _set_literal(node, path, value)
     trained = {name: piece.source for name, piece in plan.tensors.items() if piece.source in trace.parameters}
     child = build(layout.trace, graph, state, trained)
-    if isinstance(model, nn.Module):  # an exported program has forgotten it
+    if isinstance(model, nn.Module):  # an exported program has forgotten both
         child.meta["call"] = replace(child.meta["call"], order=positional(model))
+        child.meta["trains"] = model.training
     return child
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from graphclone import axes as algebra
-from graphclone.axes import Factor
 from graphclone.errors import PlanError
 from graphclone.plan import Plan
 
@@ -73,14 +70,7 @@ def _checked(tensor: Tensor, shape: list[int], name: str) -> Tensor:
 
 def positions(plan: Plan) -> Iterator[tuple[str, list[tuple[int, Sequence[int]]]]]:
     """For each tensor of the child: the size of each dim in the parent, and which of its positions the child has."""
-    factors = {name: Factor(size, name) for name, size in plan.sizes.items()}
-    keep = {factors[name]: kept for name, kept in plan.keep.items()}
-
-    @functools.cache
-    def read(text: str) -> tuple[int, Sequence[int]]:
-        axis = algebra.parse(text, lambda name: factors[name] if name in factors else algebra.factor(int(name)))
-        return axis.size, algebra.select(axis, keep)
-
+    read = plan.selection()
     for name, piece in plan.tensors.items():
         found = [read(text) for text in piece.axes]
         yield name, [(size, piece.take.get(dim, kept)) for dim, (size, kept) in enumerate(found)]

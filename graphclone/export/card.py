@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
-from torch import nn
+from torch import fx, nn
 
-import graphclone
+from graphclone.export.record import AXES, GRAPH, WEIGHTS, Record
 from graphclone.plan import Plan
 
 _LINES = 40  # of the plan; all of it is in plan.json
@@ -21,26 +20,38 @@ neighbours on either side. In graphclone's own races, which are short (benchmark
 quarter of the random child's rate (50 steps) and four times that (400 steps)."""
 
 
-def model_card(child: nn.Module, parent: Path | None, plan: Plan) -> str:
+# How a child of each kind is loaded, and the library that this takes.
+_LOADED = {
+    "folder": ("transformers", "the `from_pretrained` of its class in transformers"),
+    "source": ("pytorch", "`from modeling import load; model = load()` in this folder, with torch and safetensors alone"),
+    "graph": ("pytorch", f'`torch.export.load("{GRAPH}").module()`, for inference'),
+    "factory": ("pytorch", f"`safetensors.torch.load_model(model, '{WEIGHTS}')`, `model` being what {{call}} makes"),
+}
+
+
+def model_card(child: nn.Module, record: Record, plan: Plan, parent: Path | None = None) -> str:
     """Markdown with the front matter of the hub. `parent`: the folder that the child was made from, where there is one."""
-    told = {"license": _license(parent)} if parent is not None else {}
-    data = ModelCardData(
-        library_name="transformers", tags=["graphclone", "weight-subcloning"], **{k: v for k, v in told.items() if v}
-    )
+    library, loaded = _LOADED[record.kind]
+    terms = [f"license: {each}"] if parent is not None and (each := _license(parent)) else []
+    front = "\n".join([*terms, f"library_name: {library}", "tags:", "- graphclone", "- weight-subcloning"])
+    title = "Rewritten graph" if isinstance(child, fx.GraphModule) else type(child).__name__
+    origin = _name(record)
     count = sum(parameter.numel() for parameter in child.parameters())
     lines = str(plan).splitlines()
     summary = "\n".join([*lines[:_LINES], *(["…"] if len(lines) > _LINES else [])])
+    made_of = "".join(f"- parent: `{origin}`, `{name}`, SHA-256 `{each}`\n" for name, each in record.hashes.items())
     return f"""---
-{data.to_yaml()}
+{front}
 ---
 
-# {type(child).__name__} of {count:,} parameters, cloned from {parent.name if parent is not None else "a larger one"}
+# {title} of {count:,} parameters, cloned from {origin or "a larger one"}
 
-Initialised by [weight subcloning](https://arxiv.org/abs/2312.09299) with graphclone {graphclone.__version__}; not trained since.
+Initialised by [weight subcloning](https://arxiv.org/abs/2312.09299) with graphclone {record.version}; not trained since.
+It is loaded by {loaded.format(call=_call(record))}.
 
 ## What it is made of
 
-{_provenance(parent)}
+{made_of}
 ```
 {summary}
 ```
@@ -53,13 +64,26 @@ Initialised by [weight subcloning](https://arxiv.org/abs/2312.09299) with graphc
 """
 
 
+def _name(record: Record) -> str:
+    """The parent's, without the path that it had on one machine."""
+    return record.parent if ":" in record.parent else Path(record.parent).name
+
+
+def _call(record: Record) -> str:
+    arguments = ", ".join(f"{name}={value!r}" for name, value in {**record.arg, **record.set}.items())
+    source, _, name = record.parent.partition(":")
+    return (
+        f"`timm.create_model({', '.join(filter(None, [repr(name), arguments]))})`"
+        if source == "timm"
+        else f"`{record.parent}({arguments})`"
+    )
+
+
 def _computed(plan: Plan) -> str:
     """What is no selection."""
     told = f"{len(plan.fitted)} tensors (`fitted` in it) were computed from calibration data. " if plan.fitted else ""
     if plan.rotated:
-        told += (
-            f"The units of {_few(plan.rotated)} are principal axes of the parent's; `axes.safetensors` holds those of streams. "
-        )
+        told += f"The units of {_few(plan.rotated)} are principal axes of the parent's; `{AXES}` holds those of streams. "
     return told.strip() + "\n" if told else ""
 
 
@@ -67,27 +91,9 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _provenance(parent: Path | None) -> str:
-    """The parent's weights, by their SHA-256: a name may come to mean something else."""
-    if parent is None:
-        return ""
-    files = sorted(path for pattern in ("*.safetensors", "*.bin") for path in parent.glob(pattern) if path.is_file())
-    return "".join(f"- parent: `{parent.name}/{path.name}`, SHA-256 `{_digest(path)}`\n" for path in files)
-
-
-def _digest(path: Path) -> str:
-    """As `hashlib.file_digest` gives it, which Python 3.10 does not have."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 24):
-            found.update(piece)
-    return found.hexdigest()
-
-
 def _license(parent: Path) -> str | None:
     """What the parent's own card says: a child is under the same terms."""
     card = parent / "README.md"
-    if not card.is_file():
-        return None
-    found = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict().get("license")
-    return found if isinstance(found, str) else None
+    front = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8"), re.DOTALL) if card.is_file() else None
+    found = re.search(r"^license:[ \t]*[\"']?([\w.+-]+)", front[1], re.MULTILINE) if front else None
+    return found[1] if found else None

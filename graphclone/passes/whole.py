@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from graphclone.axes import Factor, show
+from graphclone.axes import Axis, Factor, factors, show
+from graphclone.blocks import Stack
 from graphclone.layout import Layout
 from graphclone.plan import Piece, Plan
+from graphclone.rules import Typed
 
 
 def whole(layout: Layout) -> Plan:
@@ -13,8 +15,18 @@ def whole(layout: Layout) -> Plan:
     tensors = {name: Piece(name, tuple(show(axis, _plain) for axis in layout.axes(name))) for name in layout.parameters}
     trace = layout.trace
     stacks = {stack.name: tuple(range(len(stack))) for stack in layout.blocks}
-    return Plan(sizes=sizes, stacks=stacks, tensors=tensors, aliases=dict(trace.aliases), inputs=trace.inputs, remarks=trace.remarks)
+    streams = {stack.name: show(axis, _plain) for stack in layout.blocks if (axis := _stream(layout, stack)) is not None}
+    return Plan(sizes, {}, stacks, streams, tensors, dict(trace.aliases), inputs=trace.inputs, remarks=trace.remarks)
+
+
+def _stream(layout: Layout, stack: Stack) -> Axis | None:
+    """The units of a stack's stream: the last axis that parameters read, else (nothing of it is free) the last one."""
+    typed = layout.types.get(stack.blocks[0].entry)
+    axes = typed.axes if isinstance(typed, Typed) else ()
+    residual = [axis for axis in axes if any(factor.kind == "residual" for factor in factors(axis))]
+    return next(reversed(residual or axes), None)
 
 
 def _plain(factor: Factor) -> str:
-    return factor.name
+    """Factors that are on no parameter are not named in a plan."""
+    return factor.name if factor.slots else str(factor.size)

@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from graphclone.errors import DestinationError, GraphcloneError, SourceError
-from graphclone.sources.parent import Parent, Request
+from graphclone.sources.parent import Layers, Parent, Request
 from graphclone.sources.words import nearest
 
 
@@ -70,7 +70,7 @@ def from_call(
             because=f"it returned a {type(module).__name__}, not a torch.nn.Module",
         )
 
-    def build(overrides: Mapping[str, object], layers: Sequence[int] | None) -> nn.Module:
+    def build(overrides: Mapping[str, object], layers: Layers) -> nn.Module:
         _check_names(spec, factory, overrides)
         with _current_folder_importable():
             made = factory(**{**arguments, **(untrained or {}), **overrides})

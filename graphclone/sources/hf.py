@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from graphclone.errors import DestinationError, SourceError
 from graphclone.sources.hf_config import resized, sizes
 from graphclone.sources.hf_inputs.choice import example_inputs
-from graphclone.sources.parent import Parent, Request
+from graphclone.sources.parent import Layers, Parent, Request
 from graphclone.sources.quiet import quiet
 from graphclone.sources.weights import check_safetensors, differences
 from graphclone.sources.words import listed
@@ -60,7 +60,7 @@ def load(request: Request) -> Parent:
     _check_loaded(folder, type(module).__name__, found)
     module = _without_cache(module).eval()
 
-    def build(overrides: Mapping[str, object], layers: Sequence[int] | None) -> nn.Module:
+    def build(overrides: Mapping[str, object], layers: Layers) -> nn.Module:
         with quiet():
             return _another(module, resized(config, overrides, layers))
 

@@ -11,27 +11,29 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from graphclone.errors import DestinationError
+from graphclone.sources.parent import Layers
 from graphclone.sources.words import listed, nearest
 
 # Bookkeeping that transformers writes by itself; nobody sets it.
 _NOT_FIELDS = {"transformers_version", "architectures", "dtype", "output_hidden_states", "return_dict", "chunk_size_feed_forward"}
 
 
-def resized(config: PreTrainedConfig, overrides: Mapping[str, object], layers: Sequence[int] | None = None) -> PreTrainedConfig:
+def resized(config: PreTrainedConfig, overrides: Mapping[str, object], layers: Layers = ()) -> PreTrainedConfig:
     """A copy of `config` with some fields changed, made anew by its class. `text_config.hidden_size` reaches inside.
 
-    Four kinds of fields follow a change without being named:
+    These follow a change without being named:
 
     - what the class works out and does not let anyone set (Swin's `hidden_size`, T5's `is_gated_act`);
-    - a list that the class fills in by itself (`layer_types` by a pattern): it is filled in anew;
-    - a list with one entry per layer that was written out: the entries of `layers` are kept, or without it the first
-      and last ones, as when the middle layers are dropped;
+    - a list with one entry per layer: the entries of the layers that are kept. Where `layers` says nothing of as many, one
+      that the class fills in by itself (`layer_types` by a pattern) is filled in anew, and of one that was written out
+      the first and last entries are kept, as when the middle layers are dropped;
+    - any other list that the class fills in: it is filled in anew;
     - a copy that the class makes of a changed field (`num_key_value_heads` of `num_attention_heads`).
 
     Everything else stays as it is in the parent: with `hidden_size` halved, `head_dim` is still the same.
 
     Raises:
-        DestinationError: there is no such field, the class refuses the values, or `layers` has another length than the depth.
+        DestinationError: there is no such field, or the class refuses the values.
     """
     kind = type(config)
     flat: dict[str, object] = {}
@@ -108,9 +110,7 @@ def _stated_beside_fields(config: PreTrainedConfig, given: Mapping[str, Any]) ->
     return {name: copy.deepcopy(value) for name in beside if (value := getattr(config, name)) != getattr(fresh, name, absent)}
 
 
-def _follow(
-    config: PreTrainedConfig, given: dict[str, Any], changed: Mapping[str, object], layers: Sequence[int] | None
-) -> dict[str, Any]:
+def _follow(config: PreTrainedConfig, given: dict[str, Any], changed: Mapping[str, object], layers: Layers) -> dict[str, Any]:
     """`given` without what the class is to derive anew, and with written-out lists cut to the new depth."""
     kept = dict(given)
     for name, value in given.items():
@@ -122,8 +122,9 @@ def _follow(
         before, after = _derived(config, given, {}, name), _derived(config, given, changed, name)
         if isinstance(value, (list, tuple)) and isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)):
             per_layer = len(after) != len(before) == len(value)
-            if per_layer and (layers is not None or list(value) != list(before)):
-                kept[name] = [value[index] for index in _kept_layers(name, len(value), len(after), layers)]
+            told = [chosen for depth, chosen in layers if (depth, len(chosen)) == (len(value), len(after))]
+            if per_layer and (told or list(value) != list(before)):
+                kept[name] = [value[index] for index in (told or [_middle(len(value), len(after))])[0]]
             elif list(value) == list(before):
                 del kept[name]
         elif value == before != after and after in copied:
@@ -140,12 +141,6 @@ def _derived(config: PreTrainedConfig, given: Mapping[str, Any], changed: Mappin
         return None
 
 
-def _kept_layers(name: str, old: int, new: int, layers: Sequence[int] | None) -> Sequence[int]:
-    if layers is None:
-        return [*range((new + 1) // 2), *range(old - new // 2, old)] if new <= old else [i * old // new for i in range(new)]
-    if len(layers) != new or not all(0 <= index < old for index in layers):
-        raise DestinationError(
-            f"cannot cut '{name}' to the blocks {list(layers)}",
-            because=f"the destination has {new} layers, and the parent's are 0 to {old - 1}",
-        )
-    return layers
+def _middle(old: int, new: int) -> Sequence[int]:
+    """The layers that are left when the middle ones are dropped, or each is repeated."""
+    return [*range((new + 1) // 2), *range(old - new // 2, old)] if new <= old else [i * old // new for i in range(new)]

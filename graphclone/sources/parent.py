@@ -13,8 +13,10 @@ from torch.export import ExportedProgram
 from graphclone.errors import DestinationError, GraphcloneError
 from graphclone.sources.literals import literals
 
-# Overrides, and for each child block the parent block that it comes from (None: not decided yet) → a fresh module.
-Build = Callable[[Mapping[str, object], Sequence[int] | None], nn.Module]
+# For each list of layers: how many the parent has, and which of them the child is made of, in order.
+Layers = Sequence[tuple[int, Sequence[int]]]
+# Overrides, and the layers that are kept (empty: not decided yet) → a fresh module.
+Build = Callable[[Mapping[str, object], Layers], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +52,11 @@ class Request:
     trust_remote_code: bool = False
 
 
-def destination(
-    parent: Parent, overrides: Mapping[str, object], *, layers: Sequence[int] | None = None, seed: int = 0
-) -> nn.Module:
+def destination(parent: Parent, overrides: Mapping[str, object], *, layers: Layers = (), seed: int = 0) -> nn.Module:
     """The parent's class with the fields of `overrides` changed: randomly initialised, in eval mode.
 
     `overrides` are fields of the config (Hugging Face) or arguments of the factory (all else); a string is read as the
-    literal that it spells: `{"hidden_size": "96"}`. `layers` names the parent block of each child block, and decides
+    literal that it spells: `{"hidden_size": "96"}`. `layers` says which of the parent's layers the child's are, and decides
     what per-layer settings such as `layer_types` become; without it, what the class derives by itself is derived
     anew, and what was written out loses its middle. The same `seed` gives the same weights; the global random state is
     left as it was.
@@ -106,9 +106,7 @@ def _fresh(parent: Parent, build: Callable[[], nn.Module], settings: str, seed: 
             ) from error
 
 
-def shapes(
-    parent: Parent, overrides: Mapping[str, object], layers: Sequence[int] | None = None
-) -> dict[str, tuple[int, ...]] | None:
+def shapes(parent: Parent, overrides: Mapping[str, object], layers: Layers = ()) -> dict[str, tuple[int, ...]] | None:
     """The shapes of the parameters that `destination` would make, without memory for them where the class allows it; None where the
     class refuses these values."""
     for device in ("meta", "cpu"):  # some classes work numbers out of tensors while they are built

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -22,6 +23,8 @@ from transformers import (
 import graphclone as gc
 from graphclone.cli.children import built_as
 from graphclone.cli.options import Asked
+from graphclone.execute import fill
+from graphclone.execute.destination import Filled
 from graphclone.export import source
 from graphclone.sources import Parent
 from tests.cli.conftest import EINSUM, PARENT, ROOT, SMALLER, Run
@@ -44,7 +47,7 @@ def test_a_config_override_gives_a_folder_that_transformers_loads(run: Run, tmp_
 def test_widths_and_depth_give_a_graph_that_can_be_inspected_verified_and_exported(run: Run, tmp_path: Path) -> None:
     done = run("clone", PARENT, "--width", "residual=0.5", "--width", "*.mlp.hidden=100", "--depth", "2", "-o", "child")
     assert done.status == 0, done.err
-    files = {"modeling.py", "model.safetensors", "child.json", "plan.json"}
+    files = {"modeling.py", "model.safetensors", "child.json", "plan.json", "README.md", "parent_config.json"}
     assert {path.name for path in (tmp_path / "child").iterdir()} == files
     assert run("verify", "child", "--parent", PARENT).status == 0
     assert "48" in run("inspect", "child").out
@@ -80,6 +83,8 @@ def test_a_number_of_parameters_chooses_balanced_sizes_and_shows_the_others(run:
     done = run("clone", LLAMA, "--params", "1M", "-o", "child")
     assert done.status == 0, done.err
     assert "--depth model.layers=5 --width residual=128" in done.out
+    options = [line for line in done.out.splitlines() if "--depth model.layers=" in line]
+    assert len(options) > 1, "the sizes that were chosen, and others of about as many parameters"
     child = AutoModelForCausalLM.from_pretrained(tmp_path / "child")
     assert abs(child.num_parameters() - 1_000_000) < 100_000
     assert child.config.head_dim == 32
@@ -117,8 +122,66 @@ def test_where_no_config_can_say_them_the_child_is_a_graph_and_the_reason_told(r
     done = run("clone", PARENT, "--width", "residual=0.5", "-o", "child")
     assert done.status == 0, done.err
     assert "no setting of its config makes 'vit.layers.0.attention.q_proj.weight' 96 × 48; the nearest has 48 × 48" in done.out
-    assert (tmp_path / "child" / "modeling.py").exists()
     assert "no train mode" not in done.out
+    assert "open sizes: pixel_values[0]" in done.out
+    assert source.load(tmp_path / "child")(torch.randn(5, 1, 8, 8)).logits.shape == (5, 10), (
+        "other batches than the example's two"
+    )
+    assert run("verify", "child", "--parent", PARENT).status == 0
+
+
+def test_widths_of_one_layer_are_no_setting_of_a_config_and_it_is_said_which(run: Run, tmp_path: Path) -> None:
+    done = run("clone", LLAMA, "--width", "model.layers.1.mlp.hidden=64", "--depth", "4", "-o", "child")
+    assert done.status == 0, done.err
+    assert "the child is a rewritten graph: no setting of its config makes" in done.out
+    assert "mlp" in done.out.partition("no setting of its config makes")[2].splitlines()[0]
+    assert (tmp_path / "child" / "modeling.py").exists()
+    assert not (tmp_path / "child" / "config.json").exists()
+
+
+FIXED = """
+import torch
+from torch import nn
+
+
+class Fixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 8)) for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + layer(x).view(3, 5, 8)
+        return x
+
+
+def example_inputs():
+    return torch.randn(3, 5, 8)
+"""
+
+
+def test_a_model_of_one_size_of_inputs_is_a_graph_of_that_size_with_a_remark(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "fixed_sizes.py").write_text(FIXED)
+    done = run("clone", "fixed_sizes:Fixed", "--depth", "2", "-o", "child")
+    assert done.status == 0, done.err
+    assert "it takes inputs of the example's sizes only" in done.out
+    assert source.load(tmp_path / "child")(torch.ones(3, 5, 8)).shape == (3, 5, 8)
+    assert run("verify", "child", "--parent", "fixed_sizes:Fixed").status == 0
+
+
+def test_a_child_that_is_not_what_its_plan_says_is_not_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt(*args: Any) -> Filled:
+        done = fill(*args)
+        with torch.no_grad():
+            next(args[2].parameters()).mul_(1.5)
+        return done
+
+    monkeypatch.setattr("graphclone.cli.writing.fill", spoilt)
+    done = run("clone", LLAMA, *HALF, "-o", "child")
+    assert done.status == 2
+    assert "computes otherwise in these sizes than the plan" in done.err
+    assert "--graph" in done.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dynamic_graph_takes_other_sizes_and_is_verified_and_exported_with_them(run: Run, tmp_path: Path) -> None:
@@ -208,7 +271,7 @@ def test_what_python_cannot_say_is_refused_before_anything_is_written_or_is_a_pt
     done = run("clone", "customised:model", "--width", "residual=0.5", "--pt2", "-o", "child")
     assert done.status == 0, done.err
     assert "there is only a child.pt2" in done.out
-    assert {path.name for path in (tmp_path / "child").iterdir()} == {"child.pt2", "child.json", "plan.json"}
+    assert {path.name for path in (tmp_path / "child").iterdir()} == {"child.pt2", "child.json", "plan.json", "README.md"}
     assert run("inspect", "child").status == 0
 
 

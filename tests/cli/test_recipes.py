@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import graphclone as gc
 from graphclone.calibration import Calibration, Look
-from graphclone.cli.kept import Kept, digest, key
+from graphclone.cli.kept import Kept, key
 from graphclone.cli.kept import Run as Done
 from graphclone.demo.data import digits
+from graphclone.export.record import digest
 from tests.cli.conftest import PARENT, SMALLER, Run, start
 
 

@@ -24,8 +24,9 @@ def parent_folder(tmp_path: Path) -> Path:
     GPT2LMHeadModel(config).save_pretrained(folder)
     generation = json.loads((folder / "generation_config.json").read_text()) | {"max_new_tokens": 5}
     (folder / "generation_config.json").write_text(json.dumps(generation))
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "LICENSE", "training.log", "extra.py"):
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "LICENSE", "training.log", "extra.py", "vocab.bin"):
         (folder / name).write_text(name)
+    (folder / "tokenizer_config.json").write_text("{}")
     return folder
 
 
@@ -53,7 +54,7 @@ def test_what_the_child_shares_with_its_parent_goes_with_it_and_nothing_else(par
     output.mkdir()
     save_hf(load(str(parent_folder)).module, parent_folder, output, PLAN)
     shared = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "LICENSE", "generation_config.json"}
-    own = {"config.json", "model.safetensors", "plan.json", "README.md"}
+    own = {"config.json", "model.safetensors", "plan.json", "child.json", "README.md"}
     assert {path.name for path in output.iterdir()} == shared | own
     assert all((output / name).read_bytes() == (parent_folder / name).read_bytes() for name in shared)
     assert Plan.load(output / "plan.json") == PLAN
@@ -84,7 +85,7 @@ def test_without_a_parents_folder_the_child_is_written_alone(parent_folder: Path
     output.mkdir()
     save_hf(load(str(parent_folder)).module, None, output, PLAN)
     names = {path.name for path in output.iterdir()}
-    assert names == {"config.json", "generation_config.json", "model.safetensors", "plan.json", "README.md"}
+    assert names == {"config.json", "generation_config.json", "model.safetensors", "plan.json", "child.json", "README.md"}
     assert json.loads((output / "config.json").read_text())["use_cache"] is True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,16 @@ import pytest
 import torch
 from onnxruntime import InferenceSession
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from graphclone.errors import OutputError
 from graphclone.export.folder import new_file_and_data
@@ -39,6 +49,23 @@ def llama() -> LlamaForCausalLM:
         initializer_range=0.3,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=97, n_embd=24, n_layer=2, n_head=6, n_positions=32, initializer_range=0.3)
+    ).eval()
+
+
+def gemma2() -> Gemma2ForCausalLM:
+    """Its first layer looks four tokens back: less than the texts are long."""
+    torch.manual_seed(0)
+    heads = dict(num_attention_heads=6, num_key_value_heads=2, head_dim=4, query_pre_attn_scalar=4, sliding_window=4)
+    config = Gemma2Config(
+        vocab_size=97, hidden_size=24, num_hidden_layers=2, intermediate_size=40, initializer_range=0.3, **heads
+    )
+    return Gemma2ForCausalLM(config).eval()
 
 
 class Mixer(nn.Module):
@@ -183,6 +210,20 @@ def test_an_opset_that_the_exporter_does_not_reach_is_refused_with_a_reason(tmp_
     assert "--opset" in str(caught.value)
 
 
+def test_an_opset_that_would_give_an_invalid_file_is_refused(tmp_path: Path) -> None:
+    """Converted to 17 by the exporter itself, gpt2 was a file that onnx's checker refuses."""
+    with pytest.raises(OutputError, match="cannot export in opset 17\n  because  the exporter could not convert its operators"):
+        export_onnx(gpt2(), (), {"input_ids": TOKENS}, tmp_path / "gpt2.onnx", Wanted(opset=17))
+    assert not (tmp_path / "gpt2.onnx").exists()
+
+
+def test_a_lower_precision_is_in_the_opset_that_was_asked_for(tmp_path: Path) -> None:
+    export_onnx(gpt2(), (), {"input_ids": TOKENS}, tmp_path / "gpt2.onnx", Wanted(opset=19, precision="int8"))
+    proto = onnx.load(tmp_path / "gpt2.onnx")
+    onnx.checker.check_model(proto)
+    assert {each.domain: each.version for each in proto.opset_import} == {"": 19}
+
+
 def test_tensors_lie_in_a_file_of_their_own_only_where_one_cannot_hold_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +236,10 @@ def test_tensors_lie_in_a_file_of_their_own_only_where_one_cannot_hold_them(
         assert {each.name for each in (tmp_path / precision).iterdir()} == {"large.onnx", "large.onnx.data"}
         running = InferenceSession(tmp_path / precision / "large.onnx")
         assert running.run(None, {"input_ids": TOKENS.numpy()})[0].shape == (2, 11, 97)
+    monkeypatch.setattr("graphclone.export.onnx.written.SINGLE_FILE", 20_000)  # less than 35 kB, more than their quarter
+    with new_file_and_data(tmp_path / "quarter" / "large.onnx") as path:
+        export_onnx(llama(), (), {"input_ids": TOKENS}, path, Wanted(precision="int8"))
+    assert {each.name for each in (tmp_path / "quarter").iterdir()} == {"large.onnx"}
 
 
 class Several(nn.Module):
@@ -279,6 +324,17 @@ def test_a_text_generator_decodes_step_by_step_with_its_past(tmp_path: Path) -> 
         logits, *present = running.run(None, given | past)
         past = dict(zip(past, present, strict=True))
         np.testing.assert_allclose(logits[:, 0], expected[:, step], atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("make", [gpt2, gemma2])
+def test_learnt_positions_and_a_sliding_window_are_decoded_too(
+    make: Callable[[], nn.Module], precision: str, tmp_path: Path
+) -> None:
+    wanted = Wanted(past=True, precision=precision)
+    done = export_onnx(make(), (), {"input_ids": TOKENS}, tmp_path / "past.onnx", wanted)
+    assert 0 < done.difference < (1e-4 if precision == "fp32" else 0.2)
+    assert len(done.differences) == 3
 
 
 def test_a_model_without_keys_and_values_has_no_past(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,26 @@ def test_compiled_it_trains(convolved: Any, tmp_path: Path) -> None:
     torch.manual_seed(3)
     assert torch.equal(compiled(x), expected)
     assert same(child.state_dict(), other.state_dict())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's default compiler writes C++")
+def test_the_default_compiler_takes_it_forward_and_backward(tmp_path: Path) -> None:
+    it = subject("hf/llama")
+    gc.save(gc.plan(it.layout, width={"residual": 0.5}, depth=2), it.model, tmp_path / "child", trace=it.trace)
+    child = load(tmp_path / "child").train()
+    args, kwargs = it.inputs
+
+    def gradients(model: nn.Module) -> list[Tensor]:
+        child.zero_grad()
+        leaves = [each for each in torch.utils._pytree.tree_leaves(model(*args, **kwargs)) if isinstance(each, Tensor)]
+        sum(leaf.square().mean() for leaf in leaves if leaf.is_floating_point()).backward()
+        return [parameter.grad.clone() for parameter in child.parameters() if parameter.grad is not None]
+
+    expected = gradients(child)
+    found = gradients(torch.compile(child))
+    assert len(expected) == len(found) > 10
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_a_child_that_lost_its_dropout_learns(convolved: Any, tmp_path: Path) -> None:

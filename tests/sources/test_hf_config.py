@@ -74,20 +74,18 @@ def test_a_written_out_list_loses_its_middle() -> None:
 
 
 def test_the_plan_decides_which_layers_a_list_keeps() -> None:
-    assert resized(QWEN3, {"num_hidden_layers": 3}, layers=[0, 1, 5]).layer_types == [F, S, S]
-    assert resized(QWEN3, {"num_hidden_layers": 3}, layers=[1, 1, 2]).layer_types == [S, S, F]
-    assert resized(Gemma2Config(num_hidden_layers=6), {"num_hidden_layers": 3}, layers=[1, 3, 5]).layer_types == [F, F, F]
+    assert resized(QWEN3, {"num_hidden_layers": 3}, layers=[(6, [0, 1, 5])]).layer_types == [F, S, S]
+    assert resized(QWEN3, {"num_hidden_layers": 3}, layers=[(6, [1, 1, 2])]).layer_types == [S, S, F]
+    assert resized(Gemma2Config(num_hidden_layers=6), {"num_hidden_layers": 3}, layers=[(6, [1, 3, 5])]).layer_types == [F, F, F]
 
 
 def test_a_deeper_config_repeats_the_entries_of_a_list() -> None:
     assert resized(QWEN3, {"num_hidden_layers": 8}).layer_types == [F, F, S, F, F, F, F, S]
 
 
-def test_layers_of_another_number_are_refused() -> None:
-    with pytest.raises(
-        DestinationError, match=r"cannot cut 'layer_types' to the blocks \[0, 1\]\n  because  the destination has 3"
-    ):
-        resized(QWEN3, {"num_hidden_layers": 3}, layers=[0, 1])
+def test_layers_of_another_list_say_nothing_of_this_one() -> None:
+    assert resized(QWEN3, {"num_hidden_layers": 3}, layers=[(6, [0, 1]), (4, [1, 2, 3]), (6, [0, 1, 5])]).layer_types == [F, S, S]
+    assert resized(QWEN3, {"num_hidden_layers": 3}, layers=[(6, [0, 1])]).layer_types == [F, S, S]
 
 
 def test_an_inner_config_is_reached_by_its_name() -> None:

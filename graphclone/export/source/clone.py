@@ -13,9 +13,11 @@ from graphclone.capture import Trace
 from graphclone.errors import OutputError
 from graphclone.execute import execute
 from graphclone.execute.graph import Child
+from graphclone.export.companions import accompany
 from graphclone.export.folder import new_folder
+from graphclone.export.record import Record, hashes
+from graphclone.export.source import module as written
 from graphclone.export.source.folder import load, save
-from graphclone.export.source.module import source
 from graphclone.export.source.sizes import taken
 from graphclone.export.source.train import train_mode
 from graphclone.inputs import example
@@ -33,15 +35,19 @@ def save_clone(
     *,
     trace: Trace | None = None,
     fitted: Mapping[str, Tensor] | None = None,
+    axes: Mapping[str, Tensor] | None = None,
+    source: str | Path | None = None,
     overwrite: bool = False,
 ) -> tuple[str, ...]:
-    """Write the child that a plan describes as a folder: `modeling.py`, one readable Python module, and `model.safetensors`.
+    """Write the child that a plan describes as a folder: `modeling.py`, one readable Python module, and `model.safetensors`; beside them
+    the plan, a card, and what `graphclone inspect`, `verify` and `export` need to read the folder.
 
     The module has the parent's names of parameters, its arguments and the structure of its outputs, trains as the parent does (dropout,
     statistics of batches), and loads with torch and safetensors alone: `from modeling import load; model = load()`.
 
     **Arguments**: `parent`, the model in eval mode, which is traced once more as it trains; `trace`, if it has been traced already;
-    `fitted`, the values of the plan's fitted tensors.
+    `fitted`, the values of the plan's fitted tensors, and `axes`, those of its rotated streams (see `graphclone.recipe.Beginning`);
+    `source`, the folder that the parent was loaded from, whose tokenizer and licence go along, or the parent's name.
 
     **Returns** what a reader should know: why the child has no train mode, if it has none.
 
@@ -51,8 +57,12 @@ def save_clone(
     child = execute(plan, parent, trace=trace, fitted=fitted)
     inputs = example(plan.inputs) if plan.inputs else None
     with new_folder(Path(folder), overwrite) as place:
-        (place / "plan.json").write_text(plan.dumps(), encoding="utf-8")
-        return write_clone(place, plan, parent, child, inputs)
+        notes = write_clone(place, plan, parent, child, inputs)
+        origin = Path(source).expanduser() if source is not None else None
+        origin = origin if origin is not None and origin.is_dir() else None
+        name = origin.name if origin is not None else str(source or type(parent).__name__)
+        accompany(place, child, plan, Record("source", name, hashes=hashes(origin, parent)), origin, axes)
+        return notes
 
 
 def write_clone(folder: Path, plan: Plan, parent: nn.Module, child: Child, inputs: Inputs | None) -> tuple[str, ...]:
@@ -67,10 +77,10 @@ def write_clone(folder: Path, plan: Plan, parent: nn.Module, child: Child, input
     )
     if isinstance(train, str):
         told = f"the child has no train mode: {train}"
-        save(source(child, None, plan.aliases, told), folder)
+        save(written.source(child, None, plan.aliases, told), folder)
     else:
         told = ""
-        save(source(child, train, plan.aliases), folder)
+        save(written.source(child, train, plan.aliases), folder)
     if inputs is not None and _takes(child, inputs):
         for mode, graph in (("eval", child), ("train", train)):
             if isinstance(graph, nn.Module):

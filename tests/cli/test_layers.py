@@ -1,0 +1,54 @@
+"""Settings that a config has one of per layer follow the blocks that the child is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
+
+import graphclone as gc
+from graphclone.export import source
+from tests.cli.conftest import Run
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+
+@pytest.fixture
+def gemma(tmp_path: Path) -> Path:
+    """Eight layers of alternating attention, whose window is shorter than the inputs; norms that are no ones."""
+    torch.manual_seed(0)
+    heads = dict(num_attention_heads=4, num_key_value_heads=2, head_dim=12, query_pre_attn_scalar=12, sliding_window=4)
+    sizes = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=8, max_position_embeddings=64)
+    model = Gemma2ForCausalLM(Gemma2Config(**sizes, **heads, bos_token_id=1, eos_token_id=2, pad_token_id=0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "gemma")
+    return tmp_path / "gemma"
+
+
+def test_the_types_of_layers_are_those_of_the_kept_blocks(run: Run, gemma: Path, tmp_path: Path) -> None:
+    done = run("clone", gemma, "--depth", "3", "--width", "*.mlp.hidden=0.5", "-o", "child")
+    assert done.status == 0, done.err
+    assert gc.Plan.load(tmp_path / "child" / "plan.json").stacks["model.layers"] == (0, 1, 7)
+    child, told = AutoModelForCausalLM.from_pretrained(tmp_path / "child", output_loading_info=True)
+    assert not any(told.values())
+    assert child.config.layer_types == [SLIDING, FULL, FULL], "by itself its class would make the last one sliding"
+    assert run("clone", gemma, "--depth", "3", "--width", "*.mlp.hidden=0.5", "--graph", "-o", "graph").status == 0
+    ids = torch.arange(22).view(2, 11)
+    torch.testing.assert_close(child.eval()(input_ids=ids).logits, source.load(tmp_path / "graph")(input_ids=ids).logits)
+    cached, uncached = (child.generate(ids, max_new_tokens=7, do_sample=False, use_cache=cache) for cache in (True, False))
+    assert torch.equal(cached, uncached)
+
+
+def test_data_that_chooses_the_blocks_chooses_their_types(run: Run, gemma: Path, tmp_path: Path) -> None:
+    save_file({"input_ids": torch.randint(97, (16, 11))}, tmp_path / "data.safetensors")
+    done = run("clone", gemma, "--depth", "3", "--data", "data.safetensors", "-o", "child")
+    assert done.status == 0, done.err
+    kept = gc.Plan.load(tmp_path / "child" / "plan.json").stacks["model.layers"]
+    child = AutoModelForCausalLM.from_pretrained(tmp_path / "child")
+    assert child.config.layer_types == [FULL if block % 2 else SLIDING for block in kept]
+    assert run("verify", "child", "--parent", gemma).status == 0

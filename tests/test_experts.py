@@ -9,7 +9,7 @@ import torch
 
 import graphclone as gc
 from benchmarks.experts import PAGE, ROLES, page, roles
-from graphclone.verify import difference, maskable, masked_parent, outputs, permutation
+from graphclone.verify import difference, maskable, masked_parent, outputs, permutation, two_roads
 from models_zoo import field
 from models_zoo.field.hf.zoo import set_experts
 
@@ -55,6 +55,14 @@ def test_dropping_experts_is_never_choosing_them() -> None:
             if name.endswith("router.bias"):
                 bias[[0, 2, 3]] = -1e9
     assert difference(outputs(model, inputs), outputs(child, inputs)) < 1e-5
+
+
+def test_how_many_tokens_an_expert_got_says_nothing_of_a_destination() -> None:
+    """JetMoE splits its tokens by how many each expert got: other weights, other sizes."""
+    entry = field.find("hf/jetmoe/JetMoeForCausalLM")
+    model, (args, kwargs) = entry.build(), entry.inputs()
+    child, report = gc.subclone(model, entry.others["half widths"], args, kwargs, recipe="paper")
+    assert two_roads(report.plan, model, child, (args, kwargs)).passed
 
 
 def test_the_page_says_what_is_frozen_and_why() -> None:

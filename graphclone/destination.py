@@ -312,8 +312,10 @@ def _tensor_equations(parent: Layout, child: Layout, sources: Mapping[str, str],
 
 
 def _equations(aligned: Aligned, parent: Layout, child: Layout) -> Iterator[Equation]:
-    """What the values and the stated sizes of two graphs say."""
+    """What the values and the stated sizes of two graphs say; but sizes that depend on values say nothing."""
     for copy, theirs in aligned.nodes:
+        if theirs.meta.get("counted"):
+            continue
         ours = copy.meta.get("of", copy)
         where = f"{name_of(theirs.target)} at {source_line(theirs.stack_trace) or theirs.name}"
         types, others = (

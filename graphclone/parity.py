@@ -14,6 +14,7 @@ from graphclone.faithful import draws
 
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 TOLERANCE = 1e-5  # a model may run a fused kernel where its graph does not
+DIFFERS = "the graph differs from the model"
 
 
 def parity(model: nn.Module, graph: fx.Graph, state: Mapping[str, Tensor], inputs: Inputs) -> str | None:
@@ -29,8 +30,7 @@ def parity(model: nn.Module, graph: fx.Graph, state: Mapping[str, Tensor], input
     error = difference(expected, [leaf for leaf in found if isinstance(leaf, Tensor)])
     if error <= max(TOLERANCE, roundings(expected)):
         return None
-    told = "part of it (a mask, a branch) was traced otherwise than it runs"
-    return f"the graph differs from the model on the example inputs by {error:.1e}: {told}"
+    return f"{DIFFERS} on the example inputs by {error:.1e}: part of it (a mask, a branch) was traced otherwise than it runs"
 
 
 class _Reading(fx.Interpreter):

@@ -53,5 +53,6 @@ class _Run(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if n in self.unknown:
+            n.meta["counted"] = True  # its sizes are those of this run
             n.meta["val"] = pytree.tree_map_only(Tensor, lambda each: torch.empty_like(each, device="meta"), result)
         return result

@@ -66,10 +66,17 @@ def test_an_expert_bank_is_whole_or_halved_but_never_torn() -> None:
     subject = find("mixtral")
     model = settle(subject.build(), cache=False)
     child = halved(model, *subject.inputs())
-    bank, out = (child.get_parameter(f"model.layers.0.mlp.experts.{name}") for name in ("gate_up_proj", "down_proj"))
-    assert bank.shape[0] == out.shape[0] == child.get_parameter("model.layers.0.mlp.gate.weight").shape[0]
-    assert bank.shape[1] == 2 * out.shape[2]
-    assert bank.shape[2] == out.shape[1] == child.get_parameter("lm_head.weight").shape[1]
+    for layer in (0, 1):
+        at = f"model.layers.{layer}.mlp"
+        experts, both, width = model.get_parameter(f"{at}.experts.gate_up_proj").shape
+        assert child.get_parameter(f"{at}.experts.gate_up_proj").shape == (experts, both // 2, width // 2)
+        assert child.get_parameter(f"{at}.experts.down_proj").shape == (experts, width // 2, both // 4)
+        assert child.get_parameter(f"{at}.gate.weight").shape == (experts, width // 2)
+    layout = gc.analyze(gc.capture(model, *subject.inputs()))
+    fewer = gc.plan(layout, width={factor.name: factor.size // 2 for factor in layout.factors if factor.kind == "experts"})
+    small = gc.execute(fewer, model, trace=layout.trace)
+    assert small.get_parameter("model.layers.0.mlp.experts.gate_up_proj").shape == (experts // 2, both, width)
+    assert small.get_parameter("model.layers.0.mlp.gate.weight").shape == (experts // 2, width)
 
 
 def test_parameters_that_need_no_gradient_move_with_the_others() -> None:

@@ -22,6 +22,7 @@ from graphclone.destination import plan_for
 from graphclone.errors import CaptureError, DestinationError, GraphcloneError
 from graphclone.execute.memory import positions
 from graphclone.layout import Layout, analyze
+from graphclone.parity import DIFFERS
 from graphclone.plan import Plan
 from graphclone.recipe import PAPER, Beginning, begin, recipe_named
 from graphclone.scores import Scores
@@ -134,8 +135,8 @@ def _opened(asked: Asked, wanted: Wanted, parent: Parent, plan: Plan) -> Job | s
         job = planned(asked, replace(wanted, dynamic=True, graph=True), Known(parent, layout, None, None))
     except GraphcloneError as error:
         return str(error).splitlines()[0]
-    if told := parity(parent.module, layout.trace, (parent.args, dict(parent.kwargs))):
-        return told
+    if differs := [remark for remark in layout.trace.remarks if remark.startswith(DIFFERS)]:
+        return differs[0]
     return job if _extent(job.plan) == _extent(plan) else "less of it would be free then"
 
 

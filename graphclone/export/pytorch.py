@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from graphclone.dynamic import Dynamic, shapes_for
 from graphclone.errors import OutputError
+from graphclone.export import grouped
 
 
 def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -50,6 +51,8 @@ def save_graph(
     try:
         shapes = shapes_for(dynamic, module, args, kwargs)
         program = torch.export.export(module, args, dict(kwargs), dynamic_shapes=shapes, strict=False)
+        if found := {node.target: grouped.spread for node in program.graph.nodes if grouped.parts(node)}:
+            program = program.run_decompositions(found)  # what torch alone does not have
     except Exception as error:  # torch.export raises what the traced program happens to raise
         raise OutputError(
             f"cannot write '{path.name}'",

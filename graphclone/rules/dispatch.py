@@ -26,6 +26,14 @@ def permutation(typed: Typed) -> bool:
     return len(typed.axes) == 1 and (found := order(typed.axes[0])) is not None and _same(found.of, typed.domain)
 
 
+def counts(op: Op, name: str) -> bool:
+    """Whether integers are 0, 1, 2, …: all positions of an axis, as they stand."""
+    node, typed = op[name], op.type(name)
+    while identity(node.target):
+        node = node.args[0]
+    return name_of(node.target) == "aten.arange" and typed.axes == (typed.domain,)
+
+
 def _same(a: Axis, b: Axis | None) -> bool:
     return b is not None and algebra.find(a) == algebra.find(b)
 
@@ -80,6 +88,20 @@ def cumsum(op: Op) -> Typed:
         if found is not None and _same(found.by, axes[0]):
             return Typed(axes, algebra.sorted_axis(runs.size + 1, runs, axes[0], "boundaries are in order"))
     return Typed(ordered(op, "dim", "depends on the order"))
+
+
+def runs(op: Op) -> Typed | None:
+    """`bucketize(arange, ends, right=True)`: between which boundaries a position of a sorted axis lies is by what it was sorted."""
+    ends = op.type("boundaries").domain if "boundaries" in op.args else None
+    edges = order(ends) if ends is not None else None
+    found = order(edges.of) if edges is not None else None
+    if edges is None or found is None or not _same(found.by, op.axes("boundaries")[0]):
+        return None
+    if not op["right"] or not counts(op, "self") or op.axes("self")[0].size != edges.of.size:
+        return None
+    op.freeze(op.axes("self")[0], "counts the positions of a sorted axis")
+    op.reads("self", "boundaries")
+    return Typed((edges.of,), found.by)
 
 
 @rule("_grouped_mm", "transformers::grouped_mm_fallback", mixing=True)

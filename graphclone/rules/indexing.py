@@ -11,7 +11,7 @@ from torch import fx
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis
-from graphclone.rules.dispatch import permutation
+from graphclone.rules.dispatch import counts, permutation, runs
 from graphclone.rules.op import Axes, Op, Opaque, Typed, identity, name_of, rule, shape_of
 
 
@@ -249,7 +249,7 @@ def _inverse(op: Op) -> Typed | None:
     index, count = op["indices"][0], op.type("values")
     if len(op["indices"]) > 1 or index is None or not permutation(op.facts.types[index]):
         return None
-    if len(op.axes("self")) > 1 or count.axes != (count.domain,) or op["accumulate"]:
+    if len(op.axes("self")) > 1 or not counts(op, "values") or op["accumulate"]:
         return None
     typed = op.facts.types[index]
     for axis in (*count.axes, *op.axes("self")):
@@ -275,12 +275,14 @@ def one_hot(op: Op) -> Axes:
 
 
 @rule("bucketize", "searchsorted")
-def bucketize(op: Op) -> Axes:
+def bucketize(op: Op) -> Typed:
     """Elementwise on the values; the boundaries are in order, and may have the leading dims of the values."""
+    if (found := runs(op)) is not None:
+        return found
     name = "boundaries" if "boundaries" in op.args else "sorted_sequence"
     values = op.axes("self") if op.has("self") else ()
     *lead, ordered = op.broadcast(op.axes(name), op.axes("sorter")) if op.has("sorter") else op.axes(name)
     op.freeze(ordered, "boundaries are in order")
     if lead:
         values = (*op.broadcast(tuple(lead), values[:-1]), values[-1])
-    return values
+    return Typed(values)

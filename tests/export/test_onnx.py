@@ -269,12 +269,22 @@ class Several(nn.Module):
                 return torch.view_as_real(turned * table[None] + 2.0 * turned.unsqueeze(1).expand(-1, 3, -1, -1).sum(1)).flatten(
                     2
                 )
+            case "sorted":
+                order = (x > 0.5).long().argsort(dim=1, stable=True)
+                values, places = (x > 0).float().sort(dim=1, descending=True, stable=True)
+                return x.gather(1, order) + values + places
+            case "counted":
+                near = torch.bucketize(x, torch.tensor([-1.0, 0.0, 0.0, 1.0])) + torch.bucketize(
+                    x.round(), torch.tensor([-1.0, 1.0]), right=True
+                )
+                return near.float() * torch.histc(x.round().clamp(0, 4), bins=5, min=0, max=4).sum()
             case _:
                 return (1.0 - (x > 0).long()) * 0.5
 
 
 @pytest.mark.parametrize(
-    "what", ["five dims", "three dims", "a position that looks nowhere", "spectrum", "distances", "complex", "mask"]
+    "what",
+    ["five dims", "three dims", "a position that looks nowhere", "spectrum", "distances", "complex", "sorted", "counted", "mask"],
 )
 def test_ops_that_the_exporter_does_not_know_are_written_otherwise(what: str, tmp_path: Path) -> None:
     x = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))

@@ -48,6 +48,27 @@ def two_each(x: Tensor, ids: Tensor, w: Tensor) -> Tensor:
     return out[torch.argsort(order)].view(x.shape[0], 2, -1).sum(1)
 
 
+def row_by_row(x: Tensor, ids: Tensor, w: Tensor) -> Tensor:
+    """Which matrix is a row's is found by the boundaries."""
+    ids, order = torch.sort(ids)
+    mine = aten.bucketize(aten.arange(x.shape[0]), offsets(ids, w.shape[0]), right=True)
+    return torch.bmm(x[order][:, None], w[mine])[:, 0][torch.argsort(order)]
+
+
+def next_run(x: Tensor, ids: Tensor, w: Tensor) -> Tensor:
+    """A row whose run ends there is given the matrix before it."""
+    ids, order = torch.sort(ids)
+    mine = aten.bucketize(aten.arange(x.shape[0]), offsets(ids, w.shape[0]))
+    return torch.bmm(x[order][:, None], w[mine])[:, 0][torch.argsort(order)]
+
+
+def of_other_numbers(x: Tensor, ids: Tensor, w: Tensor) -> Tensor:
+    """The boundaries between rows, asked of what does not count them."""
+    ids, order = torch.sort(ids)
+    mine = aten.bucketize(order, offsets(ids, w.shape[0]), right=True)
+    return torch.bmm(x[order][:, None], w[mine])[:, 0][torch.argsort(order)]
+
+
 def biased(x: Tensor, ids: Tensor, w: Tensor, bias: Tensor) -> Tensor:
     ids, order = torch.sort(ids)
     out = grouped_mm(x[order], w, offsets(ids, w.shape[0])) + bias[ids]
@@ -89,6 +110,7 @@ test_experts_are_free = check(
         ("by a write", "[n] a, [n]@e, e a b -> [n] b", by_write),
         ("by a sum", "[n] a, [n]@e, e a b -> [n] b", by_sum),
         ("two each", "[n] a, [n] [k]@e, e a b -> [n] b | k=2", two_each),
+        ("row by row", "[n] a, [n]@e, e a b -> [n] b", row_by_row),
         ("biased", "[n] a, [n]@e, e a b, e b -> [n] b", biased),
         ("counts", "n@e -> e", counts),
     ]
@@ -98,6 +120,8 @@ test_experts_are_frozen_whole = check(
     [
         ("met by a table", "[n] a, [n]@[e], [e] a b, [m] -> [k] b | n=11 m=11 k=11", met_by_a_table),
         ("cut", "[n] a, [n]@[e], [e] a b -> b", cut_in_the_middle),
+        ("next run", "[n] a, [n]@[e], [f] a b -> [m] b | n=11 m=11 e=7 f=7", next_run),
+        ("of other numbers", "[n] a, [n]@[e], [f] a b -> [n] b | e=7 f=7", of_other_numbers),
         ("numbers", "[n]@[e] -> [e]", numbers),
         ("first of each", "[n] a, [n]@[e] -> [e] a", first_of_each),
         ("descending", "[n] a, [n]@[e], [f] a b -> [m] b | n=11 m=11 e=7 f=7", descending),

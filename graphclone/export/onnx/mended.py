@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.nn.functional import scaled_dot_product_attention
+
+from graphclone.export import grouped
 
 aten = torch.ops.aten
 Rewrite = Callable[..., Any]
@@ -22,15 +24,16 @@ def mended(program: ExportedProgram) -> ExportedProgram:
     nodes = [
         node for module in program.graph_module.modules() if isinstance(module, fx.GraphModule) for node in module.graph.nodes
     ]
-    return program.run_decompositions(dict(_REWRITES)) if any(map(_concerned, nodes)) else program
+    rewrites = _REWRITES | dict.fromkeys((node.target for node in nodes if grouped.parts(node)), grouped.spread)
+    return program.run_decompositions(dict(rewrites)) if any(_concerned(node, rewrites) for node in nodes) else program
 
 
-def _concerned(node: fx.Node) -> bool:
-    if node.target not in _REWRITES:
+def _concerned(node: fx.Node, rewrites: Mapping[Any, Rewrite]) -> bool:
+    if node.target not in rewrites:
         return False
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: each.meta.get("val"))
     try:
-        return _REWRITES[node.target](*args, **kwargs) is not NotImplemented  # on values without numbers
+        return rewrites[node.target](*args, **kwargs) is not NotImplemented  # on values without numbers
     except Exception:  # then the exporter will tell
         return False
 
@@ -73,6 +76,27 @@ def distances(left: Tensor, right: Tensor, p: float = 2.0, mode: int | None = No
         return NotImplemented
     apart = left.unsqueeze(-2) - right.unsqueeze(-3)
     return apart.abs().sum(-1) if p == 1.0 else (apart * apart).sum(-1).sqrt()
+
+
+@_for(aten.bucketize.Tensor)
+def bucketize(values: Tensor, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """How many boundaries lie below: ONNX cannot search."""
+    values = values.unsqueeze(-1)
+    below = boundaries.le(values) if right else boundaries.lt(values)
+    return below.sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
+
+
+@_for(aten.sort.stable)
+def sort(tensor: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    """ONNX has one way of sorting, in which what comes first stays first."""
+    found: tuple[Tensor, Tensor] = aten.sort.default(tensor, dim, descending)
+    return found
+
+
+@_for(aten.argsort.default, aten.argsort.stable)
+def argsort(tensor: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = True) -> Tensor:
+    found: Tensor = aten.sort.default(tensor, dim, descending)[1]
+    return found
 
 
 @_for(aten._is_all_true.default)

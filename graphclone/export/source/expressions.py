@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from graphclone.errors import OutputError
+from graphclone.export import grouped
 
 Read = Callable[[Any], str]  # a node, a device or a dtype → what the text calls it
 
@@ -35,6 +36,8 @@ def call(node: fx.Node, read: Read) -> str:
         return f"{args[0]}[{args[1]}]"
     if target is torch.ops.aten.sym_size.int:
         return f"{args[0]}.shape[{args[1]}]"
+    if found := grouped.parts(node):
+        return f"grouped_mm({', '.join(value(each, read) for each in found)})"
     named = [f"{name}={value(each, read)}" for name, each in node.kwargs.items() if not _is_default(target, name, each)]
     return f"{function(target)}({', '.join([*args, *named])})"
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from graphclone.export import grouped
 from graphclone.export.source import template
 
-_FUNCTIONS = frozenset({"expect", "float", "complex", "slice", "max", "min", "round", "abs"})
+_FUNCTIONS = frozenset({"expect", "float", "complex", "grouped_mm", "slice", "max", "min", "round", "abs"})
 _MAKERS = frozenset({"place", "parameter", "buffer", "tie"})
 _METHODS = frozenset({"__init__", "forward", "_eval", "_train", "train"})
 _OF_MODULES = frozenset({"super().__init__()", "super().train(False)", "self.eval()"})
@@ -48,7 +49,8 @@ def foreign(text: str) -> str | None:
 
 def _module(body: Sequence[ast.stmt]) -> Iterator[ast.AST]:
     """The statements of a module that are not to be run, or what of them is not."""
-    parts = [template.PARTS, template.TIE, template.EXPECT, template.OUTPUT, template.LOAD.format(weights="model.safetensors")]
+    parts = [template.PARTS, template.TIE, template.EXPECT, template.OUTPUT, grouped.HELPER]
+    parts.append(template.LOAD.format(weights="model.safetensors"))
     helpers = [n for each in (*parts, *template.IMPORTS, "aten = torch.ops.aten", "TIES = set()") for n in ast.parse(each).body]
     own = {ast.dump(node) for node in helpers}
     rest = [node for node in body if ast.dump(node) not in own]

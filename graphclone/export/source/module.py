@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from graphclone.errors import OutputError
 from graphclone.execute.graph import Child
+from graphclone.export import grouped
 from graphclone.export.source import template
 from graphclone.export.source.blocks import looped, ordered, sections
 from graphclone.export.source.body import Function, Section, majority, tensors, write
@@ -79,6 +80,7 @@ def text(it: Source, version: str) -> str:
     classes.append(class_text("Model", root, called, it.untrained))
     body = "\n\n".join([*outputs, *classes])
     helpers = [template.PARTS, *([template.TIE] if it.ties else []), *([template.EXPECT] if "expect(" in body else [])]
+    helpers += [grouped.HELPER] if "grouped_mm(" in body else []
     helpers += [template.OUTPUT] if "(Output)" in body else []
     ties = f"TIES = {{{', '.join(map(repr, it.ties))}}}\n" if it.ties else "TIES = set()\n"
     return "\n\n".join([template.head(version, MODULE, body) + ties, *helpers, body, template.LOAD.format(weights=WEIGHTS)])

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from torch import fx, nn
 
 HELPERS = (
-    "Parts", "Output", "Path", "place", "parameter", "buffer", "tie", "expect", "output", "load", "pytree", "namedtuple", "load_file"
+    "Parts", "Output", "Path", "place", "parameter", "buffer", "tie", "expect", "grouped_mm", "output", "load", "pytree",
+    "namedtuple", "load_file",
 )  # fmt: skip
 TAKEN = frozenset(
     {*dir(builtins), *keyword.kwlist, *keyword.softkwlist, "torch", "aten", "nn", "math", "operator", "device", *HELPERS}

@@ -73,7 +73,14 @@ def _build(model_type: str, class_name: str, half: Halved) -> nn.Module:
         model: Any = architecture(config)
     except ImportError as error:
         raise Unbuildable(str(error)) from error
-    if getattr(model, "_can_set_experts_implementation", lambda: False)():
-        model.set_experts_implementation("batched_mm")  # plain index and bmm, which export as they are
+    set_experts(model, "batched_mm")  # plain index and bmm, which export as they are
     built: nn.Module = model
     return built
+
+
+def set_experts(model: Any, implementation: str) -> bool:
+    """Choose how its experts are computed; "grouped_mm" is what transformers chooses itself. **Returns** whether there is a choice."""
+    if not getattr(model, "_can_set_experts_implementation", lambda: False)():
+        return False
+    model.set_experts_implementation(implementation)
+    return True

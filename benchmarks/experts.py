@@ -70,15 +70,16 @@ def ask(name: str) -> Row:
     """Both implementations of one type."""
     entry = field.find(name)
     row: Row = {}
-    for implementation in IMPLEMENTATIONS:
+    for how in IMPLEMENTATIONS:
         try:
             model, (args, kwargs) = entry.build(), entry.inputs()
-            chosen = set_experts(model, implementation)
-            if not chosen and row:
-                break
-            row[implementation if chosen else "its own"] = roles(model, gc.analyze(gc.capture(model, args, kwargs)))
+            if not set_experts(model, how):
+                how = "its own"
+            row[how] = roles(model, gc.analyze(gc.capture(model, args, kwargs)))
         except (Unbuildable, gc.GraphcloneError) as error:
-            row[implementation] = str(error).splitlines()[0]
+            row[how] = str(error).splitlines()[0]
+        if how == "its own":
+            break
     return row
 
 

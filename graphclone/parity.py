@@ -20,17 +20,22 @@ DIFFERS = "the graph differs from the model"
 def parity(model: nn.Module, graph: fx.Graph, state: Mapping[str, Tensor], inputs: Inputs) -> str | None:
     """What there is to say if the graph does not compute what the model does on its example inputs. (One that has no values, or draws
     random ones, is not asked.)"""
-    leaves = pytree.tree_leaves(inputs)
-    given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    given = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
     if any(tensor.is_meta for tensor in (*state.values(), *given)) or draws(graph) is not None:
         return None
     with as_it_was(model), torch.no_grad():
-        found = pytree.tree_leaves(_Reading(graph, state).run(*leaves))
-        expected = outputs(model, inputs)
+        found = pytree.tree_leaves(_Reading(graph, state).run(*pytree.tree_leaves(_own(inputs))))
+        expected = outputs(model, _own(inputs))
     error = difference(expected, [leaf for leaf in found if isinstance(leaf, Tensor)])
     if error <= max(TOLERANCE, roundings(expected)):
         return None
     return f"{DIFFERS} on the example inputs by {error:.1e}: part of it (a mask, a branch) was traced otherwise than it runs"
+
+
+def _own(inputs: Inputs) -> Inputs:
+    """The inputs once more: a model may write into them."""
+    copied: Inputs = pytree.tree_map_only(Tensor, torch.clone, inputs)
+    return copied
 
 
 class _Reading(fx.Interpreter):

@@ -102,6 +102,17 @@ class Spread(Branch):
         return self.down(hidden)
 
 
+class Pairs(Branch):
+    """How many pairs there are of what a mask leaves, which may be a single one."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        left = torch.nonzero(mask[0]).flatten()
+        hidden = self.up(x)
+        if left.shape[0] // 2 > 0:
+            hidden = hidden.relu()
+        return self.down(hidden) + left.sum()
+
+
 CASES = {
     "grid": (Grid, (X, torch.tensor([2, 3])), (X, torch.tensor([3, 2])), True),
     "loop": (Towers, (X, torch.tensor([2, 3])), (X, torch.tensor([3, 2])), False),
@@ -110,6 +121,7 @@ CASES = {
     "picked": (Picked, (X, X.sum(-1) > 0), (X, X.sum(-1) < 9), False),
     "spread": (Spread, (X, X.sum(-1) > 0), (X, X.sum(-1) < 9), False),
     "no mask": (Branch, (X, torch.zeros(2, 6, dtype=torch.bool)), (X, torch.ones(2, 6, dtype=torch.bool)), False),
+    "one": (Pairs, (X, torch.eye(2, 6) > 0), (X, torch.ones(2, 6, dtype=torch.bool)), False),
     "deltas": (Deltas, (X, torch.tensor([[1, 4], [2, 3]])), (X, torch.tensor([[1, 5], [2, 3]])), False),
 }
 

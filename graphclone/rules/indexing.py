@@ -33,6 +33,8 @@ def embedding_bag(op: Op) -> list[Axes | Typed]:
     rows, columns = op.axes("weight")
     op.index("indices", rows)
     op.contract(rows)
+    if op.get("padding_idx") is not None:
+        op.freeze(rows, "one of its positions is padding")
     for name in ("indices", "per_sample_weights"):
         for axis in op.axes(name) if op.has(name) else ():
             op.freeze(axis, "a run of these is one bag")

@@ -269,6 +269,8 @@ reduce("max.default min.default median.default nanmedian.default _is_all_true _i
 def cosine_similarity(op: Op) -> Axes:
     """Both operands over their norms along `dim`, multiplied and summed there."""
     axes = op.broadcast(op.axes("x1"), op.axes("x2"))
+    if not axes:
+        return ()
     dim = op.dim("dim", len(axes))
     op.contract(axes[dim])
     op.normalise(axes[dim])

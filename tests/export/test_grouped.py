@@ -93,6 +93,7 @@ def names(layout: gc.Layout, kind: str) -> list[str]:
     return [factor.name for factor in layout.factors if factor.kind == kind and factor.frozen is None]
 
 
+@pytest.mark.filterwarnings("ignore:this child is its parent's graph in eval mode")
 def test_a_written_child_computes_what_its_graph_does_and_trains_like_it(small: tuple[gc.Plan, nn.Module, Path]) -> None:
     _, graph, folder = small
     model = load(folder)

@@ -97,6 +97,7 @@ def test_a_smaller_child_has_the_same_units_in_both_modes(convolved: Any, tmp_pa
     assert (tmp_path / "child" / "modeling.py").read_text().count("for block in self.blocks.children()") == 2
 
 
+@pytest.mark.filterwarnings("ignore:this child is its parent's graph in eval mode")
 @pytest.mark.parametrize("name", ["hf/bert", "hf/llama", "timm/swin"])
 def test_gradients_are_those_of_the_graph_where_nothing_is_drawn(name: str, tmp_path: Path) -> None:
     it = subject(name)

@@ -60,7 +60,7 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path: Path) -> None:
 
 def test_one_oracle_is_put_into_what_is_known() -> None:
     known = Row("a", {column: Cell("✓", "known") for column in ("build", "parity", "growth")}).as_dict()
-    found = merged(known, examine("odd/lambdas", oracles=("rotation",)).as_dict(), ["rotation"])["cells"]
+    found = merged(known, examine("odd/talking_heads", oracles=("rotation",)).as_dict(), ["rotation"])["cells"]
     assert {column: cell["note"] for column, cell in found.items()} == {
         "build": "known",
         "parity": "known",

@@ -44,7 +44,7 @@ class Calibration:
             shapes = (str(spec), *(tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf for leaf in leaves))
             if shapes not in layouts:
                 fits = known is not None and _fits(known, leaves, spec)
-                layouts[shapes] = known if known is not None and fits else analyze(capture(model, *batch))
+                layouts[shapes] = known if known is not None and fits else analyze(capture(model, *batch, check=False))
             found.setdefault(shapes, []).append(leaves)
         if not layouts:
             raise GraphcloneError("there are no calibration batches to score units on", attempt="score_weights(layout)")

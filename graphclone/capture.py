@@ -78,6 +78,7 @@ def capture(
     *,
     dynamic: Dynamic = False,
     writes: bool = False,
+    check: bool = True,
 ) -> Trace:
     """Trace a model on example inputs.
 
@@ -88,7 +89,9 @@ def capture(
     - `dynamic`: True leaves every size of the inputs open that the model allows to vary (`Trace.open` says which), so that a
       child runs at other batch and sequence sizes. A mapping is handed to torch.export as its `dynamic_shapes`. The example
       inputs should have a batch and a sequence of different lengths above 1: torch takes 1 to be fixed;
-    - `writes`: keep what the model writes into its buffers as it runs, such as statistics of batches in train mode.
+    - `writes`: keep what the model writes into its buffers as it runs, such as statistics of batches in train mode;
+    - `check`: run the model and the graph once on the example inputs (unless they are on the meta device, or draw random numbers), and
+      say so in the remarks if they differ.
 
     **Raises** `CaptureError` with the place in the model that torch.export cannot trace.
     """
@@ -113,7 +116,12 @@ def capture(
             attempt="the model without in-place ops or autocast around the `if`",
         )
     told = list(remarks(program, trace.unused, backwards, dropped, decisions))
-    if not isinstance(model, ExportedProgram) and not writes and (differs := _parity(model, trace, (args, dict(kwargs or {})))):
+    if (
+        check
+        and not isinstance(model, ExportedProgram)
+        and not writes
+        and (differs := _parity(model, trace, (args, dict(kwargs or {}))))
+    ):
         told.append(differs)
     return replace(trace, remarks=tuple(told))
 

@@ -43,7 +43,7 @@ def expressed(parent: Parent, layout: Layout, plan: Plan, scores: Scores, scale:
         return _unmet(*next(iter(solution.unmet.items())), len(solution.unmet))
     try:
         child = sources.destination(parent, solution.settings, layers=layers, seed=seed)
-        target = analyze(capture(child, parent.args, parent.kwargs), like=layout.blocks)
+        target = analyze(capture(child, parent.args, parent.kwargs, check=False), like=layout.blocks)
         found = plan_for(layout, target, scores, scale)
     except GraphcloneError as error:
         return str(error).splitlines()[0]

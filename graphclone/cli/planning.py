@@ -177,7 +177,7 @@ def _noted(plan: Plan, wanted: Wanted, layout: Layout) -> Plan:
 
 def _destination(child: nn.Module, parent: Parent, layout: Layout) -> Layout:
     try:
-        return analyze(capture(child, parent.args, parent.kwargs), like=layout.blocks)
+        return analyze(capture(child, parent.args, parent.kwargs, check=False), like=layout.blocks)
     except CaptureError as error:
         raise DestinationError(
             "the child cannot run on the parent's inputs",

@@ -74,7 +74,7 @@ def examine(name: str) -> Row:
         except Exception as error:
             return Row(name, "✗", "; ".join([*notes, reason(error)]), seconds=time.time() - start)
     differences = [each for exported in done for each in exported.differences]
-    share = max(each.largest / max(1.0, each.output) for each in differences)
+    share = max(each.share for each in differences)
     return Row(
         name,
         "✓" if share <= BAR else "✗",
@@ -125,15 +125,19 @@ def _another_batch(inputs: Inputs) -> Inputs:
 INTRODUCTION = """# ONNX
 
 The half-width child of {count} of the field's {total} models, exported with `graphclone.export.onnx` and run in ONNX Runtime beside
-PyTorch. Made by `python -m models_zoo.parity_onnx{asked}` in {minutes:.0f} minutes. ✓: the outputs differ by at most 1e-4 of their largest
-value (or of 1, where that is larger) at every shape tried, at least two batch sizes among them. Where no batch can be left open, two
-files are made. –: there is no child to export (the model cannot be built offline, or captured: see CONFORMANCE.md).
+PyTorch. Made by `python -m models_zoo.parity_onnx{asked}` in {minutes:.0f} minutes. ✓: each output differs by at most 1e-4 of its largest
+value (or of 1, where that is larger) at every shape tried. Where no batch can be left open, two files are made, for two batch sizes;
+*one batch size* counts those that were tried at one nevertheless. –: there is no child to export (the model cannot be built offline, or
+captured: see CONFORMANCE.md).
 """
 
 
 def page(rows: Sequence[Row], total: int, asked: str, seconds: float) -> str:
     lines = [INTRODUCTION.format(count=len(rows), total=total, asked=asked, minutes=seconds / 60)]
-    lines += ["| source | children | agree | batch open | sequence open | largest difference |", "|---|---|---|---|---|---|"]
+    lines += [
+        "| source | children | agree | batch open | sequence open | one batch size | largest difference |",
+        "|---|---|---|---|---|---|---|",
+    ]
     groups = {source: [row for row in rows if row.name.startswith(f"{source}/")] for source in zoo.SOURCES}
     for source, group in [*groups.items(), ("**all**", list(rows))]:
         children = [row for row in group if row.mark != "–"]
@@ -142,7 +146,9 @@ def page(rows: Sequence[Row], total: int, asked: str, seconds: float) -> str:
         if children:
             share = f"{len(good)} ({100 * len(good) / len(children):.1f} %)"
             largest = max((row.share for row in good), default=0.0)
-            lines.append(f"| {source} | {len(children)} | {share} | {opened[0]} | {opened[1]} | {largest:.1e} |")
+            lines.append(
+                f"| {source} | {len(children)} | {share} | {opened[0]} | {opened[1]} | {sum(map(_one_batch, good))} | {largest:.1e} |"
+            )
     lines += ["", "## What differs or cannot be exported", ""]
     lines += [f"- `{row.name}`: {row.note}" for row in rows if row.mark == "✗"] or ["Nothing."]
     lines += ["", "## What stays fixed, and why", ""]
@@ -150,6 +156,10 @@ def page(rows: Sequence[Row], total: int, asked: str, seconds: float) -> str:
     lines += [f"- {times} ×: {remark}" for remark, times in remarks.most_common(25)] or ["Nothing."]
     lines += ["", "## No child", "", *([f"- `{row.name}`: {row.note}" for row in rows if row.mark == "–"] or ["Nothing."])]
     return "\n".join([*lines, ""])
+
+
+def _one_batch(row: Row) -> bool:
+    return len({shapes.partition("×")[0] for shapes in row.shapes}) < 2
 
 
 def _without_name(remark: str) -> str:

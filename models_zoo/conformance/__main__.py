@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
         "--children", type=Path, metavar="FOLDER", help="leave the filled children there, for models_zoo.roundtrip"
     )
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seconds", type=int, default=120, help="the limit for one model")
+    parser.add_argument("--seconds", type=int, default=240, help="the limit for one model")
     parser.add_argument("--gigabytes", type=int, default=12, help="the limit for one model (of address space)")
     parser.add_argument("--fresh", action="store_true", help="begin anew, even where an earlier run was interrupted")
     parser.add_argument("--again", action="store_true", help="of a complete run, ask those once more that had a ✗")

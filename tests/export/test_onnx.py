@@ -26,7 +26,7 @@ from transformers import (
 from graphclone.errors import OutputError
 from graphclone.export.folder import new_file_and_data
 from graphclone.export.onnx import Wanted, export_onnx
-from graphclone.export.onnx.compared import Disagreement, tolerated
+from graphclone.export.onnx.compared import Difference, Disagreement, tolerated
 
 TOKENS = torch.randint(97, (2, 11), generator=torch.Generator().manual_seed(0))
 
@@ -361,3 +361,11 @@ def test_latencies_are_measured_when_asked_for(tmp_path: Path) -> None:
     done = export_onnx(Mixer().eval(), given, {}, tmp_path / "mixer.onnx", Wanted(bench=True))
     assert [each.runtime for each in done.latencies] == ["PyTorch", "ONNX Runtime"]
     assert all(0 < each.fastest <= each.median and each.runs >= 10 for each in done.latencies)
+
+
+def test_a_small_output_is_not_measured_by_a_large_one_and_a_filled_mask_is_no_value() -> None:
+    gap, size = tolerated("x", np.array([1.0, -3.4e38]), np.array([1.0005, -3.4e38]), "fp32")
+    assert (round(gap, 4), size) == (0.0005, 1.0)
+    with pytest.raises(Disagreement):
+        tolerated("x", np.array([1.0, -3.4e38]), np.array([1.1, -3.4e38]), "fp32")
+    assert Difference("", 5e-4, 100.0).share < Difference("", 1e-4, 0.1).share

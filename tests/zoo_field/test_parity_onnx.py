@@ -69,13 +69,14 @@ def test_a_spread_is_even_and_has_both_ends() -> None:
 
 def test_the_page_counts_and_tells_each_failure() -> None:
     rows = [
-        Row("hf/good", "✓", share=2e-6, open="batch, sequence"),
+        Row("hf/good", "✓", share=2e-6, open="batch, sequence", shapes=("2×3", "5×7")),
+        Row("hf/single", "✓", share=1e-6, shapes=("2×3", "2×3")),
         Row("hf/bad", "✗", "differs by 3.0e-01 of the largest output"),
         Row("odd/none", "–", "no child: needs a file"),
     ]
     text = page(rows, 1000, " --spread 3", 60)
-    assert "3 of the field's 1000 models" in text
-    assert "| hf | 2 | 1 (50.0 %) | 1 | 1 | 2.0e-06 |" in text
+    assert "4 of the field's 1000 models" in text
+    assert "| hf | 3 | 2 (66.7 %) | 1 | 1 | 1 | 2.0e-06 |" in text
     assert "- `hf/bad`: differs by 3.0e-01" in text
     assert "- `odd/none`: no child: needs a file" in text
     assert parity_onnx.BAR == 1e-4

@@ -134,9 +134,8 @@ def _check(symbol: Any, value: Any) -> None:
     if isinstance(symbol, SymBool):
         torch._check(symbol if value else torch.sym_not(symbol))  # type: ignore[no-untyped-call]
     elif isinstance(symbol, SymInt):
-        symbol.node.shape_env.size_like -= free_unbacked_symbols(
-            symbol
-        )  # of a size, torch takes for granted that it is 2 or more
+        # of a size, torch takes for granted that it is 2 or more
+        symbol.node.shape_env.size_like -= free_unbacked_symbols(symbol)
         torch._check(symbol == value)  # type: ignore[no-untyped-call]
 
 

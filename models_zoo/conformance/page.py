@@ -46,13 +46,15 @@ lie on at least one axis that can be cut.
 """
 
 
-def page(rows: Rows, seconds: float, total: int) -> str:
+def page(rows: Rows, seconds: float, total: int, remark: str = "") -> str:
+    """`remark`: what a reader has to know of these rows."""
     packages = ("torch", "transformers", "timm", "torchvision", "onnxruntime")
     versions = ", ".join(f"{each} {importlib.metadata.version(each)}" for each in packages if _installed(each))
     parts = [INTRODUCTION.format(minutes=seconds / 60, versions=versions)]
     parts += [f"**Interrupted: {len(rows)} of {total} models so far.** The same command goes on from here.\n"] * (
         len(rows) < total
     )
+    parts += [f"**{remark}**\n"] * bool(remark)
     parts.append(_totals(rows))
     sources = dict.fromkeys(name.partition("/")[0] for name in rows)
     parts += [_table(each, {name: row for name, row in rows.items() if name.startswith(f"{each}/")}) for each in sources]

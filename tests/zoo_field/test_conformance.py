@@ -118,7 +118,9 @@ def test_a_wrong_rule_shows_in_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_committed_page_is_of_the_committed_results() -> None:
     stored = json.loads((ROOT / "conformance.json").read_text())
     assert stored["complete"]
-    assert (ROOT / "CONFORMANCE.md").read_text() == page(stored["rows"], stored["seconds"], len(stored["rows"]))
+    assert (ROOT / "CONFORMANCE.md").read_text() == page(
+        stored["rows"], stored["seconds"], len(stored["rows"]), stored.get("remark", "")
+    )
 
 
 def test_the_committed_results_reach_their_bars() -> None:

@@ -35,7 +35,7 @@ _KEEPING = _SMOOTH | _SUMS | _PRODUCTS | _FOLDS | _NORMS
 _READS = _names("embedding index gather index_select take_along_dim")
 _CREATED = _names("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty")  # of a tensor only its shape
 _PROBABILITIES = ("softmax", "_softmax", "_safe_softmax")
-_PICKS = ("masked_scatter", "where")  # one value or another
+_PICKS = ("masked_scatter", "where", "index_put")  # one value or another
 _BEST = ("topk", "max", "min", "amax", "amin", "kthvalue", "median")
 
 
@@ -108,8 +108,14 @@ def _passes(node: fx.Node) -> bool:
     """Whether the results are values of the operands, in other places."""
     if identity(node.target) or name_of(node.target) == "getitem":
         return True
-    found = rule_for(node.target)
-    return found is not None and found.__module__ == "graphclone.rules.shape" and _name(node) not in ("pad", "constant_pad_nd")
+    found, name = rule_for(node.target), _name(node)
+    if name in ("pad", "constant_pad_nd", "im2col"):  # zeros around them, if any
+        return not any(_numbers(node.args[3 if name == "im2col" else 1]))
+    return found is not None and found.__module__ == "graphclone.rules.shape"
+
+
+def _numbers(value: object) -> list[object]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def generic(node: fx.Node, facts: Facts) -> bool:
@@ -117,13 +123,28 @@ def generic(node: fx.Node, facts: Facts) -> bool:
     known, waiting = facts.generic, [node]
     while waiting:
         each = waiting[-1]
-        needs = list(_needs(each, facts))
-        if each not in known and (more := [source for source in needs if source not in known]):
-            waiting += more
-            continue
-        waiting.pop()
-        known[each] = _real(each) and (each.op != "call_function" or (bool(needs) and all(known[source] for source in needs)))
+        for needs in _ways(each, facts) if each not in known else ():
+            if more := [source for source in needs if source not in known]:
+                waiting += more
+                break
+            if all(known[source] for source in needs):
+                known[each] = _real(each)
+                waiting.pop()
+                break
+        else:
+            known.setdefault(each, False)
+            waiting.pop()
     return known[node]
+
+
+def _ways(node: fx.Node, facts: Facts) -> Iterator[list[fx.Node]]:
+    """Operands that, if they are generic, make the result so; one such set after the other."""
+    if node.op != "call_function":
+        yield []
+    elif needs := list(_needs(node, facts)):
+        yield needs
+    if _name(node) in _SUMS and 0 not in node.args and len(node.all_input_nodes) == 2:
+        yield from ([each] for each in node.all_input_nodes if _fresh(each, node))
 
 
 def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
@@ -133,7 +154,7 @@ def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
     name, sources = _name(node), _read(node)
     if name in _READS:
         yield sources[0]
-    elif name in _PICKS:
+    elif name in _PICKS and True not in node.args:  # which would accumulate
         values = [each for each in sources if _real(each)]
         yield from values if len(values) == 2 and not any(map(_bare, values)) else ()
     elif name in _BEST:
@@ -177,6 +198,37 @@ def _mixed(node: fx.Node) -> bool:
             waiting += more
             seen.update(more)
     return True
+
+
+def _fresh(operand: fx.Node, node: fx.Node) -> bool:
+    """Whether an operand has just been mixed by a weight that the others know nothing of: they can cancel nothing of it."""
+    mixed = operand
+    while _name(mixed) in _SMOOTH | _NORMS or (_passes(mixed) and len(mixed.all_input_nodes) == 1):
+        mixed = mixed.all_input_nodes[0]
+    weights = [_source(each) for each in mixed.all_input_nodes[1:2]] if mixing(mixed.target) else []
+    return any(each.op != "call_function" and not _reached(node.all_input_nodes, operand, each) for each in weights)
+
+
+def _source(node: fx.Node) -> fx.Node:
+    """Where the values of a node come from that are only in other places."""
+    while node.op == "call_function" and _passes(node) and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _reached(operands: list[fx.Node], but: fx.Node, weight: fx.Node) -> bool:
+    """Whether one of the other operands is made of a weight."""
+    first = min(weight.users)  # nothing before it is
+    waiting = [each for each in operands if each is not but]
+    seen = set(waiting)
+    while waiting:
+        each = waiting.pop()
+        if each is weight or each in weight.users:
+            return True
+        more = [source for source in each.all_input_nodes if source not in seen and (source is weight or not source < first)]
+        waiting += more
+        seen.update(more)
+    return False
 
 
 def _meet_again(operands: list[fx.Node]) -> bool:

@@ -122,6 +122,9 @@ def clone(
     pt2: Annotated[
         bool, typer.Option("--pt2", help="a rewritten graph, and child.pt2 beside it: a program of torch.export, for inference")
     ] = False,
+    max_shard_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="cut the weights of a Hugging Face folder into files of at most `5GB`")
+    ] = None,
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="print the plan and write no child (with -o FILE.json, the plan)")
     ] = False,
@@ -159,6 +162,7 @@ def clone(
             params,
             pt2,
             recipe,
+            max_shard_size,
         )
         run(asked, wanted)
 

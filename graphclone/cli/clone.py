@@ -49,7 +49,7 @@ def _written(folder: Path, job: Job, asked: Asked, wanted: Wanted) -> tuple[Job,
     """Where a graph whose sizes nobody asked to be open cannot be written, the one of fixed sizes is."""
     try:
         with working("writing"):
-            return job, write(folder, job, wanted.pt2)
+            return job, write(folder, job, wanted.pt2, wanted.shard)
     except OutputError as error:
         if wanted.dynamic or job.layout.trace.open is None:
             raise
@@ -58,7 +58,7 @@ def _written(folder: Path, job: Job, asked: Asked, wanted: Wanted) -> tuple[Job,
     note = f"it takes inputs of the example's sizes only; with open ones: {why}"
     job = replace(job, plan=job.plan.remark(note))
     with working("writing"):
-        written = write(folder, job, wanted.pt2)
+        written = write(folder, job, wanted.pt2, wanted.shard)
     return job, replace(written, notes=(note, *written.notes))
 
 

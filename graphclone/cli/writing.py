@@ -26,20 +26,21 @@ class Written:
     notes: tuple[str, ...] = ()
 
 
-def write(folder: Path, job: Job, pt2: bool) -> Written:
-    """`pt2`: a graph is written as `child.pt2` too."""
+def write(folder: Path, job: Job, pt2: bool, shard: str | None = None) -> Written:
+    """`pt2`: a graph is written as `child.pt2` too. `shard`: the most that a file of a Hugging Face folder may hold, as in `5GB`."""
+    whole = ("its weights are in one file: only Hugging Face folders have shards",) if shard is not None else ()
     if job.child is None:
-        return Written(None, _graph(folder, job, pt2))
+        return Written(None, whole + _graph(folder, job, pt2))
     filled = fill(job.plan, job.layout.trace.state.__getitem__, job.child, job.fitted)
     if _has_its_own_form(job.child):
         from graphclone.export.hf import save_hf
 
-        save_hf(job.child, job.folder, folder, job.plan, job.axes)
-    else:
-        save_state(job.child.state_dict(), folder / WEIGHTS)
-        record = built_as(job.asked, job.parent, job.overrides)
-        accompany(folder, job.child, job.plan, record, job.folder, job.axes)
-    return Written(filled)
+        save_hf(job.child, job.folder, folder, job.plan, job.axes, shard)
+        return Written(filled)
+    save_state(job.child.state_dict(), folder / WEIGHTS)
+    record = built_as(job.asked, job.parent, job.overrides)
+    accompany(folder, job.child, job.plan, record, job.folder, job.axes)
+    return Written(filled, whole)
 
 
 def _graph(folder: Path, job: Job, pt2: bool) -> tuple[str, ...]:

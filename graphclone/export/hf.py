@@ -22,9 +22,11 @@ def save_hf(
     output: Path,
     plan: Plan,
     axes: Mapping[str, Tensor] | None = None,
+    shard: str | None = None,
 ) -> None:
     """Write `child` into the existing folder `output`: config, safetensors, generation config, and what lies beside them (see `accompany`).
 
+    No file of weights is larger than `shard`, as in `5GB`; where there are several, `model.safetensors.index.json` says what is where.
     What the child shares with its parent is copied from `parent_folder`. The cache, which is off while a model is traced, is on again
     in the written config if the parent's has it on.
 
@@ -39,7 +41,7 @@ def save_hf(
         if use_cache is not None:
             child.config.use_cache = config.get("use_cache", type(child.config)().use_cache)
         with quiet(), _nothing_ignored(child):
-            child.save_pretrained(output)
+            child.save_pretrained(output, **({} if shard is None else {"max_shard_size": shard}))
     except (ValueError, RuntimeError, OSError) as error:
         raise OutputError(f"cannot write '{output}'", because=f"transformers says: {error}") from error
     finally:

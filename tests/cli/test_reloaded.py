@@ -125,3 +125,21 @@ def test_a_parent_in_shards_gives_the_same_child(run: Run, tmp_path: Path) -> No
     one, other = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("one", "other"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_child_in_shards_is_the_same_child(run: Run, tmp_path: Path) -> None:
+    parent, sizes = ROOT / "graphclone" / "demo" / "parents" / "byte-llama", ("--depth", "0.5", "--width", "residual=0.5")
+    shards = ("--max-shard-size", "100KB")
+    for child, more in (("whole", ()), ("sharded", shards), ("graph", ("--graph", *shards))):
+        done = run("clone", parent, *sizes, *more, "-o", child)
+        assert done.status == 0, done.err
+    assert "only Hugging Face folders have shards" in done.out
+    files = set(json.loads((tmp_path / "sharded" / "model.safetensors.index.json").read_text())["weight_map"].values())
+    assert len(files) > 2
+    assert all((tmp_path / "sharded" / name).is_file() for name in files)
+    whole, sharded = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "sharded"))
+    assert whole.keys() == sharded.keys()
+    assert all(torch.equal(whole[name], sharded[name]) for name in whole)
+    refused = run("clone", parent, *sizes, "--max-shard-size", "much", "-o", "never")
+    assert refused.status == 2
+    assert "such as 5GB" in refused.err

@@ -120,22 +120,29 @@ Made by `python -m models_zoo.roundtrip{words}` in {minutes:.0f} minutes.
 *come back*: the outputs are those of the rewritten graph of the same plan, to 1e-5 of their largest value. The child has half of all
 sizes; where its class makes another kind of network of these, half the widths, half the depth, or at last the parent's own sizes.
 What does not come back is followed by a control: whether the parent does, saved and loaded by its own library alone.
-*captured*: the models that a child can be made of ([CONFORMANCE.md](CONFORMANCE.md) says why not of the others); the share is of those.
+*run*: the models that can be built, tiny, and run; *captured*: those that a child can be made of ([CONFORMANCE.md](CONFORMANCE.md) says
+why not of the others). The first share is of the captured, the second of all that run.
 """
 
 
 def page(found: Sequence[Row], words: str, seconds: float) -> str:
     lines = [INTRODUCTION.format(words=words, minutes=seconds / 60)]
-    lines += ["| source | captured | children | come back | in which sizes | largest difference |", "|---|---|---|---|---|---|"]
+    lines += [
+        "| source | run | captured | children | come back | of all that run | in which sizes | largest difference |",
+        "|---" * 8 + "|",
+    ]
     for source in SOURCES:
-        group = [row for row in found if row.name.startswith(f"{source}/") and row.child]
+        asked = [row for row in found if row.name.startswith(f"{source}/")]
+        group = [row for row in asked if row.child]
         good = [row for row in group if row.mark == "✓"]
-        captured = [row for row in found if row.name.startswith(f"{source}/") and "parent" not in row.refused]
+        run = [row for row in asked if not row.refused.get("parent", "").startswith("Unbuildable")]
+        captured = [row for row in run if "parent" not in row.refused]
         if captured:
             sizes = ", ".join(f"{count} {child}" for child, count in Counter(row.child for row in group).most_common())
             largest = max((row.difference or 0.0 for row in good), default=0.0)
             share = f"{len(good)} ({len(good) / len(captured):.1%})"
-            lines.append(f"| {source} | {len(captured)} | {len(group)} | {share} | {sizes} | {largest:.1e} |")
+            cells = [source, len(run), len(captured), len(group), share, f"{len(good) / len(run):.1%}", sizes, f"{largest:.1e}"]
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", "## What does not come back", ""]
     lines += [f"- `{row.name}` ({row.child}): {row.why}" for row in found if row.mark == "✗"] or ["Nothing."]
     lines += ["", "## No child, or not one of half of everything", ""]

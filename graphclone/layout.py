@@ -116,7 +116,7 @@ def analyze(trace: Trace, like: Sequence[Stack] = ()) -> Layout:
 
 def infer(trace: Trace) -> Facts:
     """The facts of a trace, its axes not yet resolved."""
-    facts = Facts()
+    facts = Facts(weights=trace.parameters)
     for node in trace.graph.nodes:
         if node.op == "call_function":
             apply(node, facts)

@@ -1,4 +1,4 @@
-"""What is left of values of which some are masked out by −inf: these win nothing as long as enough others are left.
+"""What is left of values of which some are masked out, by what is below all of them: these win nothing while enough others are left.
 
 So it is where the best of some groups are chosen first, and then the best inside of these: the mask is made of the positions of the
 best groups, which are as many as were chosen, each of them once.
@@ -20,6 +20,7 @@ _SHAPES = frozenset(
 )
 _ZEROS = frozenset(["zeros", "zeros_like", "new_zeros"])
 _NOT = frozenset(["logical_not", "bitwise_not"])
+_POSITIVE = frozenset(["softmax", "_softmax", "_safe_softmax", "sigmoid", "exp"])
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,25 @@ def unmasked(node: fx.Node, facts: Facts) -> Left | None:
     """What is left of a node's values, if it is told by the graph."""
     node = _through(node)
     name = _name(node)
-    if name == "masked_fill" and node.args[2] == -math.inf:
-        values, mask, keeps = node.args[0], node.args[1], False
-    elif name == "where" and len(node.args) > 2 and node.args[2] == -math.inf:
-        mask, values, keeps = node.args[0], node.args[1], True
+    if name == "masked_fill":
+        values, mask, filled = node.args[:3]
+    elif name == "where" and len(node.args) > 2:
+        mask, values, filled = node.args
     else:
         return None
-    found = _chosen(mask, keeps, facts) if isinstance(mask, fx.Node) and isinstance(values, fx.Node) else None
-    return None if found is None else Left(values, *found)  # type: ignore[arg-type]
+    if not isinstance(mask, fx.Node) or not isinstance(values, fx.Node) or not _below(filled, values):
+        return None
+    found = _chosen(mask, name == "where", facts)
+    return None if found is None else Left(values, *found)
+
+
+def _below(filled: object, values: fx.Node) -> bool:
+    """Whether a number is below every value of a node."""
+    if not isinstance(filled, (int, float)):
+        return False
+    while _name(values) in _SHAPES:
+        values = values.all_input_nodes[0]
+    return filled == -math.inf or (filled <= 0 and _name(values) in _POSITIVE)
 
 
 def unchosen(left: Left, axis: Axis) -> list[Factor] | None:

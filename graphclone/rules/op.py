@@ -61,8 +61,8 @@ class Facts:
     """What the rules found out: a type per node, and what analysis needs besides.
 
     `sizes[node][argument, position]` is the axis whose size an integer argument states (position None: a plain integer); `open`
-    are the axes of the inputs whose sizes may vary; `least`, axes of which so many positions have to stay; `generic` remembers what
-    `ties` found out.
+    are the axes of the inputs whose sizes may vary; `least`, axes of which so many positions have to stay; `weights` are the names of the
+    parameters; `generic` remembers what `ties` found out.
     """
 
     types: dict[fx.Node, Any] = field(default_factory=dict)
@@ -71,6 +71,7 @@ class Facts:
     sizes: dict[fx.Node, dict[tuple[str, int | None], Axis]] = field(default_factory=dict)
     open: list[Axis] = field(default_factory=list)
     least: list[tuple[Axis, int, Reason]] = field(default_factory=list)
+    weights: frozenset[str] = frozenset()
     generic: dict[fx.Node, bool] = field(default_factory=dict)
 
 

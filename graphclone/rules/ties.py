@@ -9,7 +9,7 @@ generic value *differs* along an axis if it can be followed to a weight or an in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import torch
 from torch import fx
@@ -36,6 +36,8 @@ _READS = _names("embedding index gather index_select take_along_dim")
 _CREATED = _names("zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty")  # of a tensor only its shape
 _PROBABILITIES = ("softmax", "_softmax", "_safe_softmax")
 _PICKS = ("masked_scatter", "where", "index_put")  # one value or another
+_LAYERS = _names("linear conv1d conv2d conv3d convolution")
+_CHOOSING = _names("where masked_fill masked_scatter scatter index_put")
 _BEST = ("topk", "max", "min", "amax", "amin", "kthvalue", "median")
 
 
@@ -46,8 +48,10 @@ def differs(node: fx.Node, axis: Axis, facts: Facts) -> bool:
     while waiting:
         each = waiting.pop()
         if _real(each) and _once(each, factors, facts):
-            if each.op != "call_function":
+            if each.op == "placeholder" or _weight(each, facts):
                 return True
+            if each.op == "get_attr":  # a buffer may be filled with one number
+                continue
             more = [source for source in _carriers(each, factors, facts) if source not in seen]
             waiting += more
             seen.update(more)
@@ -78,19 +82,18 @@ def _carriers(node: fx.Node, factors: list[Factor], facts: Facts) -> list[fx.Nod
     name, sources = _name(node), node.all_input_nodes
     along = [source for source in sources if set(factors) & set(_factors(source, facts))]
     if name in _SUMS or name in _PRODUCTS:
+        alone = len(sources) == 1  # with a number
         rest = sources if name in _PRODUCTS else along
-        return (
-            along
-            if not _meet_again(sources) and all(generic(each, facts) for each in rest if len(sources) > 1) and 0 not in node.args
-            else []
-        )
+        hidden = [each for each in sources if each not in rest and not generic(each, facts) and not _tame(each, facts)]
+        kept = alone or (not _meet_again(sources) and not hidden and all(generic(each, facts) for each in rest))
+        return along if kept and not _nothing(node) and not (name in _SUMS and _cancels(node)) else []
     if mixing(node.target):
         return sources if generic(node, facts) else list(node.args[2:3]) if name == "linear" else []  # type: ignore[arg-type]
     if name in _NORMS:
         return sources if generic(node, facts) else []
     if name in _BEST:  # of other positions the best are others
         return sources[:1] if not set(factors) & _ranked(node, facts) else []
-    return sources if name in _SMOOTH or name in _FOLDS or _passes(node) else []
+    return sources if _passes(node) or (name in _SMOOTH | _FOLDS and not _degenerate(node, facts)) else []
 
 
 def _ranked(node: fx.Node, facts: Facts) -> set[Factor]:
@@ -143,8 +146,9 @@ def _ways(node: fx.Node, facts: Facts) -> Iterator[list[fx.Node]]:
         yield []
     elif needs := list(_needs(node, facts)):
         yield needs
-    if _name(node) in _SUMS and 0 not in node.args and len(node.all_input_nodes) == 2:
-        yield from ([each] for each in node.all_input_nodes if _fresh(each, node))
+    if _name(node) in _SUMS and not node.kwargs and len(node.all_input_nodes) == 2:
+        one, other = node.all_input_nodes
+        yield from ([a] for a, b in ((one, other), (other, one)) if _fresh(a, node, facts) and _tame(b, facts))
 
 
 def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
@@ -164,20 +168,20 @@ def _needs(node: fx.Node, facts: Facts) -> Iterator[fx.Node]:
     elif mixing(node.target):  # probabilities are not all zero, whatever is masked
         values = [each for each in sources if _real(each)]
         yield from [each for each in values if not _probabilities(each)] or values
-    elif name in _SUMS and 0 not in node.args:  # what a weight has mixed anew cancels nothing, be it zero here and there
-        summed = [each for each in sources if not _mixed(each)] or sources
-        yield from () if _meet_again(summed) else summed
+    elif name in _SUMS and (_nothing(node) or _cancels(node)):
+        return
+    elif name in _SUMS:  # what a weight has mixed anew cancels nothing, be it zero here and there
+        yield from () if _meet_again(sources) else [each for each in sources if not _mixed(each)] or sources
     elif name in _PRODUCTS and _meet_again(sources):
         return
-    elif _passes(node) or (name in _KEEPING and not (name in _PRODUCTS and 0 in node.args) and not _degenerate(node, facts)):
+    elif _passes(node) or (name in _KEEPING and not (name in _PRODUCTS and _nothing(node)) and not _degenerate(node, facts)):
         yield from sources
 
 
 def _bare(node: fx.Node) -> bool:
-    """Whether a value is a tensor as it is given: a buffer may be filled with one number, which does not matter to a sum."""
-    while node.op == "call_function" and _passes(node):
-        node = node.all_input_nodes[0]
-    return node.op != "call_function"
+    """Whether a value is spread copies, or not made of anything mixed or looked up: a buffer may be filled with one number, say."""
+    made = [each for each in _history([node], _READS) if each.op == "call_function"]
+    return _size(_source(node)) < _size(node) or not any(mixing(each.target) or _name(each) in _READS for each in made)
 
 
 def _read(node: fx.Node) -> list[fx.Node]:
@@ -200,13 +204,51 @@ def _mixed(node: fx.Node) -> bool:
     return True
 
 
-def _fresh(operand: fx.Node, node: fx.Node) -> bool:
-    """Whether an operand has just been mixed by a weight that the others know nothing of: they can cancel nothing of it."""
-    mixed = operand
-    while _name(mixed) in _SMOOTH | _NORMS or (_passes(mixed) and len(mixed.all_input_nodes) == 1):
+def _fresh(operand: fx.Node, node: fx.Node, facts: Facts) -> bool:
+    """Whether an operand is what a weight has just mixed, value by value, and neither it nor the weight is of use to anything else.
+
+    Then nothing that is added to it, before or later, can be what cancels it.
+    """
+    size, mixed = _size(node), operand
+    while len(mixed.users) == 1 and (_name(mixed) in _SMOOTH | _NORMS or (_passes(mixed) and len(mixed.all_input_nodes) == 1)):
         mixed = mixed.all_input_nodes[0]
-    weights = [_source(each) for each in mixed.all_input_nodes[1:2]] if mixing(mixed.target) else []
-    return any(each.op != "call_function" and not _reached(node.all_input_nodes, operand, each) for each in weights)
+    if len(mixed.users) > 1 or _name(mixed) not in _LAYERS or _size(mixed) != size:
+        return False
+    weight = mixed.args[1]
+    return isinstance(weight, fx.Node) and _weight(weight, facts) and len(weight.users) == 1
+
+
+def _tame(node: fx.Node, facts: Facts) -> bool:
+    """Whether a value is never so large that what is added to it is lost: no mask and no huge number has a part in it."""
+    waiting, seen = [node], {node}
+    while waiting:
+        each = waiting.pop()
+        numbers = [abs(x) for x in each.args if isinstance(x, (int, float))] if _real(each) else []
+        buffer = each.op == "get_attr" and _real(each) and not _weight(each, facts)
+        if (
+            buffer
+            or _name(each) in _CHOOSING
+            or getattr(each.meta.get("val"), "dtype", None) == torch.bool
+            or max(numbers, default=0) > 1e4
+        ):
+            return False
+        more = [source for source in each.all_input_nodes if source not in seen]
+        waiting += more
+        seen.update(more)
+    return True
+
+
+def _nothing(node: fx.Node) -> bool:
+    """Whether a sum or product is with a zero, or with none of one operand."""
+    return 0 in node.args or 0 in node.kwargs.values()
+
+
+def _weight(node: fx.Node, facts: Facts) -> bool:
+    return node.op == "get_attr" and str(node.target) in facts.weights
+
+
+def _size(node: fx.Node) -> int:
+    return math.prod(getattr(node.meta.get("val"), "shape", ()))
 
 
 def _source(node: fx.Node) -> fx.Node:
@@ -214,21 +256,6 @@ def _source(node: fx.Node) -> fx.Node:
     while node.op == "call_function" and _passes(node) and len(node.all_input_nodes) == 1:
         node = node.all_input_nodes[0]
     return node
-
-
-def _reached(operands: list[fx.Node], but: fx.Node, weight: fx.Node) -> bool:
-    """Whether one of the other operands is made of a weight."""
-    first = min(weight.users)  # nothing before it is
-    waiting = [each for each in operands if each is not but]
-    seen = set(waiting)
-    while waiting:
-        each = waiting.pop()
-        if each is weight or each in weight.users:
-            return True
-        more = [source for source in each.all_input_nodes if source not in seen and (source is weight or not source < first)]
-        waiting += more
-        seen.update(more)
-    return False
 
 
 def _meet_again(operands: list[fx.Node]) -> bool:
@@ -240,12 +267,39 @@ def _meet_again(operands: list[fx.Node]) -> bool:
     return any(apart & _history([each for each in pick.all_input_nodes if _real(each)], ()) for pick in picks)
 
 
-def _history(nodes: list[fx.Node], until: tuple[str, ...]) -> set[fx.Node]:
-    """What values are made of, back to where they were mixed, and to ops of these names."""
+def _cancels(node: fx.Node) -> bool:
+    """Whether a sum takes from a value what it is a sum of."""
+    found = [_summed(each) for each in node.all_input_nodes[:2]]
+    signs = [node, *(each for some in found for each in some)]
+    return len(found) == 2 and bool(found[0] & found[1]) and any(map(_negative, signs))
+
+
+def _summed(node: fx.Node) -> set[fx.Node]:
+    """All that a value is a sum of, in whatever places."""
+    waiting, seen = [node], {node}
+    while waiting:
+        each = waiting.pop()
+        name, sources = _name(each), _read(each)
+        if name in _SUMS or name in _READS or _negative(each) or _passes(each) or (name in _PRODUCTS and len(sources) == 1):
+            more = [source for source in sources[: 1 if name in _READS else None] if _real(source) and source not in seen]
+            waiting += more
+            seen.update(more)
+    return seen
+
+
+def _negative(node: fx.Node) -> bool:
+    numbers = [x for x in (*node.args, *node.kwargs.values()) if isinstance(x, (int, float))]
+    return _name(node) in ("sub", "rsub", "neg") or (_name(node) in _SUMS | _PRODUCTS and min(numbers, default=0) < 0)
+
+
+def _history(nodes: list[fx.Node], until: Container[str]) -> set[fx.Node]:
+    """What values are made of, back to where they were mixed (and the weights of that), and to ops of these names."""
     waiting, seen = list(nodes), set(nodes)
     while waiting:
         each = waiting.pop()
-        if each.op == "call_function" and not mixing(each.target) and _name(each) not in until:
+        if each.op == "call_function" and mixing(each.target):
+            seen.update(source for source in map(_source, each.all_input_nodes) if source.op == "get_attr")
+        elif each.op == "call_function" and _name(each) not in until:
             more = [source for source in _read(each) if _real(source) and source not in seen]
             waiting += more
             seen.update(more)
@@ -264,8 +318,11 @@ def _degenerate(node: fx.Node, facts: Facts) -> bool:
         return False
     name, op = _name(node), Op(node, facts)
     shape = shape_of(op.node.all_input_nodes[0].meta["val"])
+    if name in ("leaky_relu", "elu", "celu", "pow"):
+        return 0 in node.args[1:]
     if name in ("layer_norm", "rms_norm"):
-        return bool(math.prod(op["normalized_shape"]) < 3)
+        operand = node.all_input_nodes[0]  # of spread copies
+        return bool(math.prod(op["normalized_shape"]) < 3) or _size(_source(operand)) < _size(operand)
     if name == "group_norm":
         return bool(math.prod(shape[1:]) < 3 * op["num_groups"])
     if name in ("sum", "mean"):

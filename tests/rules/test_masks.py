@@ -16,17 +16,17 @@ TOKENS = torch.randn(3, 7, 10)
 class Routed(nn.Module):
     """Twelve experts in four groups: `best` of those in the two best groups."""
 
-    def __init__(self, best: int, masked: float = -torch.inf) -> None:
+    def __init__(self, best: int, masked: float = -torch.inf, positive: bool = False) -> None:
         super().__init__()
         self.gate, self.up, self.down = (
             nn.Linear(10, 12),
             nn.Parameter(torch.randn(12, 10, 18)),
             nn.Parameter(torch.randn(12, 18, 10)),
         )
-        self.best, self.masked = best, masked
+        self.best, self.masked, self.positive = best, masked, positive
 
     def forward(self, x: Tensor) -> Tensor:
-        scores = self.gate(x)
+        scores = self.gate(x).softmax(-1) if self.positive else self.gate(x)
         groups = scores.unflatten(-1, (4, 3)).topk(2, -1).values.sum(-1).topk(2, -1).indices
         mask = torch.zeros(3, 7, 4).scatter(-1, groups, 1.0)[..., None].expand(3, 7, 4, 3).flatten(-2)
         index = torch.where(mask.bool(), scores, self.masked).topk(self.best, -1).indices
@@ -47,7 +47,15 @@ def test_groups_and_experts_are_free_while_enough_are_left(best: int) -> None:
     assert report.passed, report
 
 
-@pytest.mark.parametrize("model", [Routed(7), Routed(4, masked=0.0), Routed(4, masked=-10.0)])
+@pytest.mark.parametrize("masked", [0.0, -1.0])
+def test_a_number_below_all_probabilities_masks_as_well(masked: float) -> None:
+    model = Routed(4, masked, positive=True).eval()
+    assert free(model) == {"expert_groups": 4, "experts": 3}
+    report = gc.verify(model, (TOKENS,))
+    assert report.passed, report
+
+
+@pytest.mark.parametrize("model", [Routed(7), Routed(4, masked=0.0), Routed(4, masked=-10.0), Routed(4, 0.01, positive=True)])
 def test_they_are_frozen_where_the_masked_ones_could_win(model: nn.Module) -> None:
     assert free(model) == {}
     assert gc.verify(model.eval(), (TOKENS,)).passed

@@ -20,6 +20,10 @@ class Mixture(nn.Module):
     def __init__(self, stream: Callable[[Mixture, Tensor], Tensor]) -> None:
         super().__init__()
         self.embed, self.other, self.gate = nn.Linear(10, 10), nn.Linear(10, 10, bias=False), nn.Linear(10, 6, bias=False)
+        self.one, self.plain = nn.Linear(10, 1), nn.LayerNorm(10, elementwise_affine=False)
+        self.key = nn.Parameter(torch.randn(1, 1, 10))
+        self.register_buffer("same", torch.eye(10))
+        self.register_buffer("zero", torch.zeros(10))
         self.norm, self.up, self.down = (
             nn.LayerNorm(10),
             nn.Parameter(torch.randn(6, 10, 9)),
@@ -39,6 +43,11 @@ def written(stream: Tensor, tokens: Tensor, accumulate: bool = False) -> Tensor:
     return torch.index_put(stream.transpose(0, 1), (TOKENS,), tokens.transpose(0, 1), accumulate).transpose(0, 1)
 
 
+def often(x: Tensor) -> Tensor:
+    """Zero, mostly."""
+    return (x - 2).relu()
+
+
 GENERIC: dict[str, Callable[[Mixture, Tensor], Tensor]] = {
     "what a weight has mixed, and what was clamped": lambda m, x: m.embed(x) + x.clamp(min=0),
     "a norm of what a weight has mixed": lambda m, x: m.norm(m.embed(x)).transpose(0, 1).transpose(0, 1) + x.relu(),
@@ -55,6 +64,24 @@ TIED: dict[str, Callable[[Mixture, Tensor], Tensor]] = {
     "zeros that were written": lambda m, x: written(m.embed(x), x[:, TOKENS] * 0.0),
     "patches with a border": lambda m, x: F.unfold(x[:, None], (1, 10), padding=(1, 0)).mT[:, :7],
     "a pad": lambda m, x: F.pad(x[:, 2:], (0, 0, 2, 0)),
+    "the sum, and then what was added": lambda m, x: ((h := m.embed(x)) + often(x)) - h,
+    "it again, computed anew": lambda m, x: (m.embed(x) + often(x)) - m.embed(x),
+    "two sums of it": lambda m, x: ((h := m.embed(x)) + often(x)) - (h + often(-x)),
+    "it was added, and to what a weight has mixed": lambda m, x: x + often(m.embed(x)) - x,
+    "one unit, spread": lambda m, x: m.plain(m.one(x) + often(x)),
+    "a norm of copies": lambda m, x: m.plain(m.one(x).expand(-1, -1, 10)) + often(x),
+    "the same at every token": lambda m, x: (h := m.other(m.key) + often(x)) - h.mean(0, keepdim=True),
+    "hidden by a mask": lambda m, x: m.plain(m.embed(x) + (x[..., :1] > 0) * -1e9),
+    "attention to one key": lambda m, x: (
+        F.scaled_dot_product_attention(x, m.key.expand(3, -1, -1), h := x[:, :1] + 2) - h.clamp(min=0)
+    ),
+    "a map to itself": lambda m, x: (h := x + 2) @ m.same - h.clamp(min=0),
+    "none of it": lambda m, x: torch.add(often(x), m.embed(x), alpha=0),
+    "a pick, and what it was picked from": lambda m, x: written(h := m.embed(x), x[:, TOKENS]) - h,
+    "a pick, and it computed anew": lambda m, x: written(m.embed(x), m.other(x)[:, TOKENS]) - m.embed(x),
+    "a pick, and other places of it": lambda m, x: (h := written(m.embed(x), m.other(x)[:, TOKENS])) - h[:, [0] * 7],
+    "a buffer that was written": lambda m, x: written(m.embed(x), (m.zero * 2).expand(3, 3, 10)),
+    "a power of none": lambda m, x: m.embed(x).pow(0),
     "the same value twice": lambda m, x: written(h := m.embed(x), -h[:, TOKENS], accumulate=True),
 }
 

@@ -89,8 +89,10 @@ def check(asked: Asked, wanted: Wanted) -> None:
     wanted.widths()
     wanted.depths()
     wanted.parameters()
-    if wanted.shard is not None and not re.fullmatch(r"[1-9]\d*([KMGT]i?B)?", wanted.shard):
-        raise SizeError(f"cannot read --max-shard-size '{wanted.shard}'", because="it is a number of bytes, such as 5GB or 500MB")
+    if wanted.shard is not None and not re.fullmatch(r"[1-9]\d*[KMGT]B", wanted.shard):
+        raise SizeError(
+            f"cannot read --max-shard-size '{wanted.shard}'", because="it is a number of KB, MB, GB or TB, such as 5GB"
+        )
     if wanted.scores not in (None, *SCORES):
         raise SizeError(f"there is no way '{wanted.scores}' to rank units", attempt=f"--scores {', '.join(SCORES)}")
     if wanted.scores == "activations" and wanted.data is None:

@@ -4,6 +4,8 @@ Weights and inputs are *generic*: no two of their values are equal, none is zero
 keep that. What rounds, compares, clamps, masks or fills does not, nor does a combination of a value with what was picked out of it: values
 that were chosen among others are generic until they meet what they were chosen from. A
 generic value *differs* along an axis if it can be followed to a weight or an input that runs along this axis once.
+
+What is taken on trust: no weight is zero. A table's row for padding that is all zeros, and read by a router as it is, ties all experts.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _CREATED = _names("zeros_like ones_like full_like empty_like new_zeros new_ones 
 _PROBABILITIES = ("softmax", "_softmax", "_safe_softmax")
 _PICKS = ("masked_scatter", "where", "index_put")  # one value or another
 _LAYERS = _names("linear conv1d conv2d conv3d convolution")
-_CHOOSING = _names("where masked_fill masked_scatter scatter index_put")
+_CHOOSING = frozenset([*_PICKS, "masked_fill", "scatter"])
 _BEST = ("topk", "max", "min", "amax", "amin", "kthvalue", "median")
 
 
@@ -219,7 +221,7 @@ def _fresh(operand: fx.Node, node: fx.Node, facts: Facts) -> bool:
 
 
 def _tame(node: fx.Node, facts: Facts) -> bool:
-    """Whether a value is never so large that what is added to it is lost: no mask and no huge number has a part in it."""
+    """Whether a value never hides what is added to it: no mask, no huge number, and no buffer, which may hold some, has a part in it."""
     waiting, seen = [node], {node}
     while waiting:
         each = waiting.pop()
@@ -307,8 +309,7 @@ def _history(nodes: list[fx.Node], until: Container[str]) -> set[fx.Node]:
 
 
 def _probabilities(node: fx.Node) -> bool:
-    while node.op == "call_function" and _passes(node) and len(node.all_input_nodes) == 1:
-        node = node.all_input_nodes[0]
+    node = _source(node)
     return node.op == "call_function" and _name(node) in _PROBABILITIES
 
 

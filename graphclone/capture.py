@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
-from graphclone import decided, eased
+from graphclone import decided, eased, inplace
 from graphclone.decided import ASSERT, MARK, TOLD, deciding
 from graphclone.dynamic import Dynamic, Open, at_sizes, compound, settle, shapes_for
 from graphclone.errors import CaptureError
@@ -106,7 +106,8 @@ def capture(
             )
     detach_no_grad(program)
     decisions = asserted(_graphs(program.graph_module))
-    if any(_rewrites(node) for graph in _graphs(program.graph_module) for node in graph.nodes):
+    rewriting = [node for graph in _graphs(program.graph_module) for node in graph.nodes if _rewrites(node)]
+    if rewriting and not _purified(program, rewriting):
         program = _functional(program)
     trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)), writes)
     if asserted([trace.graph]) != decisions:
@@ -209,9 +210,26 @@ def at_other_sizes(trace: Trace) -> Trace:
     return replace(trace, graph=graph, open=found, modules={env[node]: path for node, path in trace.modules.items()})
 
 
+def _purified(program: ExportedProgram, rewriting: list[fx.Node]) -> bool:
+    """Write the mutations out where that takes no second trace. **Returns** whether it did."""
+    for graph in _graphs(program.graph_module):
+        inplace.same(graph)
+    if not all(map(inplace.is_written, rewriting)):
+        return False
+    graphs = {node.graph for node in rewriting}
+    owners = [each for each in program.graph_module.modules() if isinstance(each, fx.GraphModule) and each.graph in graphs]
+    found = [(owner, new) for owner in owners if (new := inplace.pure(owner.graph)) is not None]
+    if len(found) < len(owners):
+        return False
+    for owner, new in found:
+        owner.graph = new
+    return True
+
+
 def _functional(program: ExportedProgram) -> ExportedProgram:
     try:
-        program = program.run_decompositions({})
+        with _use_lazy_graph_module(True):
+            program = program.run_decompositions({})
     except Exception as error:
         where = source_line(str(error))
         raise CaptureError(
@@ -252,7 +270,7 @@ def _rewrites(node: fx.Node) -> bool:
         return node.args[2] is True
     if name == "flat_apply":
         return True
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return inplace.is_written(node)
 
 
 def _aliases(model: nn.Module | ExportedProgram, program: ExportedProgram) -> dict[str, str]:

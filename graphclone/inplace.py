@@ -58,7 +58,7 @@ def _sharing(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]] | None:
     """What shares the memory that an op writes into, for each that writes; or None where the storages of the trace cannot tell."""
     nodes = [node for node in graph.nodes if node.op != "output"]
     tensors = {node: [each for each in pytree.tree_leaves(node.meta.get("val")) if isinstance(each, Tensor)] for node in nodes}
-    if any(each.layout is not torch.strided for found in tensors.values() for each in found):
+    if not all(map(_stored, itertools.chain(*tensors.values()))):
         return None
     places: dict[fx.Node, set[int]] = {}
     one = dict[int, int]()  # the storage of an alias that was a dropout → that of the value
@@ -73,6 +73,11 @@ def _sharing(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]] | None:
         for each in places[node] if not _copied(node) else ():
             shared[each].append(node)
     return {node: shared[min(places[node])] for node in nodes if is_written(node)}
+
+
+def _stored(tensor: Tensor) -> bool:
+    """Whether it has a storage to be known by: a sparse one has several, one under `torch.vmap` none."""
+    return tensor.layout is torch.strided and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _copied(node: fx.Node) -> bool:

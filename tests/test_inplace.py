@@ -86,6 +86,12 @@ def _returned_by_an_op_that_may_copy(x: Tensor) -> object:
     return torch.nn.functional.dropout(y, 0.5, False).mul_(3)
 
 
+def _under_vmap(x: Tensor) -> object:
+    y = torch.vmap(lambda row: row * 2 + row.sum())(x)
+    y[0] = 1
+    return torch.vmap(torch.vmap(lambda a: a > 0.5))(y) * y.add_(1)
+
+
 def _no_grad(x: Tensor) -> object:
     with torch.no_grad():
         y = x.exp()
@@ -162,7 +168,9 @@ def test_what_others_see_is_left_to_torch_and_right(compute: Callable[[Tensor], 
     assert not any(map(inplace.is_written, trace.graph.nodes))
 
 
-@pytest.mark.parametrize("compute", [_returned_by_an_op_that_may_copy, _cast_that_changes_nothing, _no_grad, _rounded])
+@pytest.mark.parametrize(
+    "compute", [_returned_by_an_op_that_may_copy, _cast_that_changes_nothing, _under_vmap, _no_grad, _rounded]
+)
 def test_the_captured_graph_computes_what_the_program_does(compute: Callable[[Tensor], object]) -> None:
     trace = capture(Program(compute), (torch.randn(4, 6),))
     assert not trace.remarks

@@ -98,8 +98,13 @@ def _rewritten(node: fx.Node, order: dict[fx.Node, int], shared: list[fx.Node]) 
     `shared`: the nodes whose values share the memory.
     """
     target, now = node.args[0], order[node]
+    assert isinstance(target, fx.Node)
+    if node.target is aten.copy_.default and node.args[1] in shared and _memory(target) == _memory(node.args[1]):
+        node.replace_all_uses_with(target)  # Python's `x[1:] += y` ends by writing what it has written
+        node.graph.erase_node(node)
+        return True
     twin = _twin(node)
-    if twin is None or not isinstance(target, fx.Node):
+    if twin is None:
         return False
     chain = _slices(target) if twin is not aten.detach.default else [target]
     if any(each.op != "call_function" for each in shared):  # an input or a buffer, which others see
@@ -120,6 +125,13 @@ def _rewritten(node: fx.Node, order: dict[fx.Node, int], shared: list[fx.Node]) 
     for old, new in written.items():
         old.replace_all_uses_with(new, delete_user_cb=lambda user: order[user] > now, propagate_meta=False)
     return True
+
+
+def _memory(node: Any) -> object:
+    """Where in a storage a value lies, and how it is read. (To compare sizes that are open would fix them: those equal nothing.)"""
+    val = node.meta["val"]
+    where = val.storage_offset(), *val.shape, *val.stride()
+    return (val.dtype, val.is_conj(), val.is_neg(), *where) if all(isinstance(each, int) for each in where) else object()
 
 
 def _slices(node: fx.Node) -> list[fx.Node]:

@@ -60,6 +60,13 @@ def _rows(x: Tensor) -> object:
     return y
 
 
+def _sum_of_rows(x: Tensor) -> object:
+    y = x * 2
+    y[1:] += x[0]
+    y[:, 2] *= 3
+    return y
+
+
 def _full(x: Tensor) -> object:
     y = torch.empty_like(x)
     y[:] = x
@@ -113,7 +120,7 @@ def _cast_that_changes_nothing(x: Tensor) -> object:
 
 
 @pytest.mark.parametrize(
-    "compute", [_sum, _rows, _full, _piece_read_later, _view_made_before_is_not_read, _dropout_that_draws_nothing]
+    "compute", [_sum, _rows, _sum_of_rows, _full, _piece_read_later, _view_made_before_is_not_read, _dropout_that_draws_nothing]
 )
 def test_mutations_of_what_nobody_else_holds_are_written_out(compute: Callable[[Tensor], object]) -> None:
     assert _checked(Program(compute))
@@ -156,6 +163,13 @@ def _rounded(x: Tensor) -> object:
     y.mul_(x.gt(0).sum())
     y.to(torch.int32).add_(y)
     return y
+
+
+def test_what_is_written_into_itself_is_not_written_twice() -> None:
+    graph = inplace.pure(_exported(Program(_sum_of_rows), torch.randn(4, 6)).graph)
+    assert graph is not None
+    targets = [node.target for node in graph.nodes]
+    assert targets.count(torch.ops.aten.slice_scatter.default) == targets.count(torch.ops.aten.select_scatter.default) == 1
 
 
 @pytest.mark.parametrize("compute", [_view_read_later, _two_views, _pieces_of_a_split, _whole_behind_a_view, _input])
@@ -229,6 +243,13 @@ _VIEWS: dict[str, Callable[[Tensor, int, int], Tensor]] = {
     "copy": lambda t, a, b: t * 2,
     "cast": lambda t, a, b: t.to(torch.float32).contiguous(),
 }
+
+
+def _first_row(place: Tensor, value: Tensor) -> Tensor:
+    place[..., :1] += value.sum()
+    return place
+
+
 _WRITES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": lambda t, v: t.add_(v.sum()),
     "mul": lambda t, v: t.mul_(v.mean()),
@@ -236,6 +257,8 @@ _WRITES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "fill": lambda t, v: t.fill_(2.5),
     "copy": lambda t, v: t.copy_(v.reshape(-1)[0]),
     "clamp": lambda t, v: t.clamp_(-0.5, 0.5),
+    "self": lambda t, v: t.copy_(t.view(t.shape)),
+    "row": lambda t, v: _first_row(t, v) if t.dim() else t.neg_(),
     "mask": lambda t, v: t.masked_fill_(t > 0.3, 1.5),
 }
 _step = st.tuples(

@@ -257,7 +257,7 @@ _WRITES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "fill": lambda t, v: t.fill_(2.5),
     "copy": lambda t, v: t.copy_(v.reshape(-1)[0]),
     "clamp": lambda t, v: t.clamp_(-0.5, 0.5),
-    "self": lambda t, v: t.copy_(t.view(t.shape)),
+    "self": lambda t, v: t.copy_(t[...]),
     "row": lambda t, v: _first_row(t, v) if t.dim() else t.neg_(),
     "mask": lambda t, v: t.masked_fill_(t > 0.3, 1.5),
 }

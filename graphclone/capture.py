@@ -1,8 +1,8 @@
 """Model → Trace: a functional ATen graph that reads its parameters by name.
 
-`torch.export` (non-strict) traces the model; the graph is functionalised only where it mutates something or runs under autocast,
-sub-graphs that merely switch gradients (their results are then detached) or autocast off are inlined, and everything lifted
-(parameters, buffers, constants) becomes a `get_attr`.
+`torch.export` (non-strict) traces the model; what it mutates is written out (`graphclone.inplace`, or torch's functionalisation, which
+autocast needs too), sub-graphs that merely switch gradients (their results are then detached) or autocast off are inlined, and everything
+lifted (parameters, buffers, constants) becomes a `get_attr`.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def _purified(program: ExportedProgram, rewriting: list[fx.Node]) -> bool:
     """Write the mutations out where that takes no second trace. **Returns** whether it did."""
     for graph in _graphs(program.graph_module):
         inplace.same(graph)
-    if not all(map(inplace.is_written, rewriting)):
+    if not all(map(inplace.mutates, rewriting)):
         return False
     graphs = {node.graph for node in rewriting}
     owners = [each for each in program.graph_module.modules() if isinstance(each, fx.GraphModule) and each.graph in graphs]
@@ -270,7 +270,7 @@ def _rewrites(node: fx.Node) -> bool:
         return node.args[2] is True
     if name == "flat_apply":
         return True
-    return inplace.is_written(node)
+    return inplace.mutates(node)
 
 
 def _aliases(model: nn.Module | ExportedProgram, program: ExportedProgram) -> dict[str, str]:

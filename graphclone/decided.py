@@ -22,6 +22,8 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
+from graphclone.inplace import storage
+
 aten = torch.ops.aten
 ASSERT = aten._assert_scalar.default
 MARK = (
@@ -229,14 +231,14 @@ class _Values(dict[fx.Node, Any]):
 
     def _written(self, node: fx.Node) -> list[fx.Node]:
         """What a call writes into, and every view of it."""
-        storages = {storage for each in _arguments(node, written=True) for storage in self._storages(each)}
-        return [each for each, value in self.items() if isinstance(value, Tensor) and _storage(value) in storages]
+        storages = {place for each in _arguments(node, written=True) for place in self._storages(each)}
+        return [each for each, value in self.items() if isinstance(value, Tensor) and storage(value) in storages]
 
     def _storages(self, node: fx.Node) -> set[int]:
         """The memory that a value lies in, or, where it is not known, what it may be a view of."""
         if node in self:
-            return {_storage(self[node])} if isinstance(self[node], Tensor) else set()
-        return {storage for each in _arguments(node, written=False) for storage in self._storages(each)}
+            return {storage(self[node])} if isinstance(self[node], Tensor) else set()
+        return {place for each in _arguments(node, written=False) for place in self._storages(each)}
 
 
 def _arguments(node: fx.Node, written: bool) -> list[fx.Node]:
@@ -264,10 +266,6 @@ def _runs(node: fx.Node) -> bool:
 
 def _real(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
-
-
-def _storage(value: Tensor) -> int:
-    return int(value.untyped_storage()._cdata)
 
 
 def _own(value: Any) -> Any:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import logging
-import sys
-import traceback
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 import torch
@@ -34,7 +30,7 @@ def eased(model: nn.Module, dropped: list[str]) -> Iterator[None]:
 
     hook = model.register_forward_hook(lambda module, args, result: pytree.tree_map(drop, result))
     try:
-        with _Stacked(), _idle_conversions(), _unchecked_distributions(), _own_lines(), _silence():
+        with _Stacked(), _idle_conversions(), _unchecked_distributions(), _silence():
             yield
     finally:
         hook.remove()
@@ -81,44 +77,6 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-
-
-@contextlib.contextmanager
-def _own_lines() -> Iterator[None]:
-    """torch looks up the source of every frame for each op, and keeps those of the model: a tenth of the time of a trace."""
-    tracer: Any = torch.fx.proxy
-    given = tracer.CapturedTraceback
-    tracer.CapturedTraceback = _Frames
-    try:
-        yield
-    finally:
-        tracer.CapturedTraceback = given
-
-
-class _Frames:
-    """The calls that lead to an op, without torch's own; its `forward` stays, from which the tracer begins to read."""
-
-    def __init__(self, found: list[tuple[str, int, str, None]]) -> None:
-        self.found = found
-
-    @classmethod
-    def extract(cls) -> _Frames:
-        found = list[tuple[str, int, str, None]]()
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            code = frame.f_code
-            if code.co_name == "forward" or not _is_torch(code.co_filename):
-                found.append((code.co_filename, frame.f_lineno, code.co_name, None))
-            frame = frame.f_back
-        return cls(found[::-1])
-
-    def summary(self) -> traceback.StackSummary:
-        return traceback.StackSummary.from_list(self.found)
-
-
-@functools.cache
-def _is_torch(path: str) -> bool:
-    return path == __file__ or "/torch/" in path.replace(chr(92), "/")
 
 
 class _Stacked(TorchFunctionMode):

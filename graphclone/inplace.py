@@ -1,8 +1,8 @@
 """In-place ops as functional ones, where the graph itself shows what shares memory with what.
 
 torch's functionalisation traces the whole program twice more. Most programs need little of it: an `add_` on a sum that nobody else
-holds, rows written into fresh zeros. What an op writes into is known here by the storage of the traced
-values: those that share it are the value, its views and what they are views of.
+holds, rows written into fresh zeros. What an op writes into is known here by the storage of the traced values: those that share it are the
+value, its views and what they are views of.
 """
 
 from __future__ import annotations
@@ -25,9 +25,14 @@ _SCATTERS = {
 }
 
 
-def is_written(node: fx.Node) -> bool:
+def mutates(node: fx.Node) -> bool:
     """Whether an op writes into one of its arguments."""
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
+
+
+def storage(tensor: Tensor) -> int:
+    """What tensors that share memory have in common."""
+    return int(tensor.untyped_storage()._cdata)
 
 
 def same(graph: fx.Graph) -> None:
@@ -48,7 +53,7 @@ def pure(graph: fx.Graph) -> fx.Graph | None:
     shared = _sharing(new)
     if shared is None:
         return None
-    for node in [node for node in new.nodes if is_written(node)]:
+    for node in [node for node in new.nodes if mutates(node)]:
         if not _rewritten(node, order, shared[node]):
             return None
     return new
@@ -64,7 +69,7 @@ def _sharing(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]] | None:
     one = dict[int, int]()  # the storage of an alias that was a dropout → that of the value
     shared = defaultdict[int, list[fx.Node]](list)
     for node in nodes:
-        places[node] = {int(each.untyped_storage()._cdata) for each in tensors[node]}
+        places[node] = {storage(each) for each in tensors[node]}
         if node.target is aten.alias.default and isinstance(node.args[0], fx.Node):
             one |= {mine: theirs for mine in places[node] for theirs in places[node.args[0]]}
         places[node] = {one.get(each, each) for each in places[node]}
@@ -72,7 +77,7 @@ def _sharing(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]] | None:
             return None
         for each in places[node] if not _copied(node) else ():
             shared[each].append(node)
-    return {node: shared[min(places[node])] for node in nodes if is_written(node)}
+    return {node: shared[min(places[node])] for node in nodes if mutates(node)}
 
 
 def _stored(tensor: Tensor) -> bool:
@@ -87,7 +92,7 @@ def _copied(node: fx.Node) -> bool:
 
 def _known(node: fx.Node, places: dict[fx.Node, set[int]]) -> bool:
     """Whether the storages tell that a view is one of what it views, and a result of a write the place that is written."""
-    if is_written(node) or (isinstance(node.target, OpOverload) and node.target.overloadpacket in _VIEWS):
+    if mutates(node) or (isinstance(node.target, OpOverload) and node.target.overloadpacket in _VIEWS):
         return isinstance(node.args[0], fx.Node) and len(places[node]) == 1 and places[node] == places[node.args[0]]
     return True
 

@@ -13,6 +13,7 @@ from torch import fx
 
 from graphclone.execute.graph import Member
 from graphclone.export.source.body import Item, Loop, Section
+from graphclone.inplace import mutates
 from graphclone.written import is_write
 
 
@@ -98,7 +99,7 @@ def ordered(graph: fx.Graph, found: Sequence[Section]) -> list[fx.Node | Section
 
 def _writes(node: fx.Node) -> bool:
     """Whether it writes into a value on the way: whoever reads that must come neither earlier nor later."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable and not is_write(node)
+    return mutates(node) and not is_write(node)
 
 
 def _effects(nodes: Sequence[fx.Node]) -> dict[object, list[fx.Node]]:

@@ -232,6 +232,8 @@ class _Values(dict[fx.Node, Any]):
     def _written(self, node: fx.Node) -> list[fx.Node]:
         """What a call writes into, and every view of it."""
         storages = {place for each in _arguments(node, written=True) for place in self._storages(each)}
+        if not storages:  # nearly every call: no need to go through all values
+            return []
         return [each for each, value in self.items() if isinstance(value, Tensor) and storage(value) in storages]
 
     def _storages(self, node: fx.Node) -> set[int]:

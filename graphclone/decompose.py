@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ def decompose(trace: Trace, known: Callable[[Any], bool]) -> Trace:
     env: dict[fx.Node, Any] = {}
     modules: dict[fx.Node, str] = {}
     sizes = trace.open.sizes if trace.open is not None else {}
-    written = {node: body for node in unknown if (body := _body(node, known, sizes)) is not None}
+    written = {node: body for node, body in _bodies(unknown, known, sizes) if body is not None}
     for node in trace.graph.nodes:
         if node in written:
             env[node] = _inline(written[node], node, graph, env)
@@ -52,8 +52,37 @@ def _table() -> Mapping[Any, Callable[..., Any]]:
     return torch._decomp.core_aten_decompositions()
 
 
-def _body(node: fx.Node, known: Callable[[Any], bool], sizes: Sizes) -> fx.Graph | None:
-    """The op as a graph of ops that are all known; None if there is none."""
+def _bodies(nodes: Sequence[fx.Node], known: Callable[[Any], bool], sizes: Sizes) -> Iterator[tuple[fx.Node, fx.Graph | None]]:
+    """Each with its body; calls that are alike but for their place in the model share one."""
+
+    def settled(op: Any) -> bool:
+        """What may stand in a body: a rule tells of the value that an op returns, not of what else it writes."""
+        return known(op) and not op._schema.is_mutable
+
+    table = {op: body for op, body in _table().items() if not settled(op)}
+    found: dict[str, fx.Graph | None] = {}
+    for node in nodes:
+        if (call := _call(node)) not in found:
+            found[call] = _body(node, settled, table, sizes)
+        yield node, found[call]
+
+
+def _call(node: fx.Node) -> str:
+    """What the body of a call depends on."""
+    order = {source: at for at, source in enumerate(node.all_input_nodes)}
+
+    def shown(source: fx.Node) -> str:
+        value = source.meta.get("open", source.meta.get("val"))
+        layout = (value.shape, value.stride(), value.dtype, value.device) if isinstance(value, torch.Tensor) else value
+        return f"%{order[source]} {layout}"
+
+    return str((node.target, fx.map_arg(node.args, shown), fx.map_arg(node.kwargs, shown)))
+
+
+def _body(
+    node: fx.Node, settled: Callable[[Any], bool], table: Mapping[Any, Callable[..., Any]], sizes: Sizes
+) -> fx.Graph | None:
+    """The op as a graph of ops that are all `settled`, by the decompositions of `table`; None if there is none."""
     sources = [source for source in node.all_input_nodes if isinstance(source.meta.get("val"), torch.Tensor)]
     if len(sources) < len(node.all_input_nodes):
         return None
@@ -67,11 +96,6 @@ def _body(node: fx.Node, known: Callable[[Any], bool], sizes: Sizes) -> fx.Graph
         values = [torch.empty(value.shape, dtype=value.dtype, device="meta") for value in values]
     guards = _guards(values)
 
-    def settled(op: Any) -> bool:
-        """What may stand in a body: a rule tells of the value that an op returns, not of what else it writes."""
-        return known(op) and not op._schema.is_mutable
-
-    table = {op: body for op, body in _table().items() if not settled(op)}
     try:
         body = make_fx(call, decomposition_table=table, tracing_mode="real")(*values).graph
     except Exception:  # torch's decompositions are many; one that fails leaves the op opaque, which is sound

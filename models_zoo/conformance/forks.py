@@ -27,15 +27,20 @@ def forked(todo: Sequence[str], work: Callable[[str], Any], jobs: int, seconds: 
     """The result of `work` on each thing as it comes, or `Ended`; `jobs` at a time."""
     running: dict[int, tuple[str, int]] = {}
     queue = list(reversed(todo))
+
+    def fill() -> None:
+        while queue and len(running) < jobs:
+            name = queue.pop()
+            child, reader = _fork(name, work, seconds, gigabytes)
+            running[child] = name, reader
+
     try:
-        while queue or running:
-            while queue and len(running) < jobs:
-                name = queue.pop()
-                child, reader = _fork(name, work, seconds, gigabytes)
-                running[child] = name, reader
+        fill()
+        while running:
             child, status = os.wait()
             if child in running:
                 name, reader = running.pop(child)
+                fill()  # before whoever asked is busy with the result
                 yield name, _result(reader, status, seconds)
     finally:
         for child in running:

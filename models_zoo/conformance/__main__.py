@@ -29,7 +29,7 @@ from models_zoo import field as zoo
 from models_zoo.conformance.checks import ORACLES, Cell, Row, examine
 from models_zoo.conformance.forks import Ended, forked
 from models_zoo.conformance.page import mark, page
-from models_zoo.conformance.sample import OPEN, SAMPLE
+from models_zoo.conformance.sample import BROAD, OPEN, SAMPLE
 
 ROOT = Path(__file__).parent.parent.parent
 Rows = dict[str, dict[str, Any]]
@@ -93,14 +93,17 @@ def ask(names: list[str], asked: argparse.Namespace, rows: Rows, save: Any) -> N
             save(rows, False)
 
 
-def warm_up(onnx: bool) -> None:
-    """Import and compile, once and before the forks, what every one of them would; the exporter's own start is half a minute."""
+def warm_up(onnx: bool, many: bool) -> None:
+    """Import, compile and remember, once and before the forks, what many of them would: torch keeps how an op acts on tensors of a shape.
+    (The exporter's own start is half a minute.)"""
     import timm  # noqa: F401
     import transformers
 
     transformers.logging.set_verbosity_error()
     for name in ("odd/lambdas", "hf/llama/LlamaForCausalLM"):
         examine(name, ["onnx"] * onnx)
+    for name in BROAD if many else ():  # a minute, which a few hundred models repay
+        examine(name)
     gc.collect()
     gc.freeze()  # so that the forks share it
 
@@ -109,7 +112,6 @@ def main() -> int:
     asked = arguments()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    warm_up(onnx=asked.onnx != "none")
     names = list(SAMPLE) if asked.sample else zoo.names(asked.every_head)
     names = [name for name in names if not asked.only or re.search(asked.only, name)]
     if not names:
@@ -130,6 +132,7 @@ def main() -> int:
     if asked.again:
         rows = {name: row for name, row in rows.items() if not failed(row)}
     before, start = old.get("seconds", 0.0) if rows or known else 0.0, time.time()
+    warm_up(onnx=asked.onnx != "none", many=len(set(names) - rows.keys()) > 300)
 
     def save(rows: Rows, complete: bool) -> None:
         if writes:

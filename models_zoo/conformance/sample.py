@@ -1,5 +1,5 @@
 """The fixed sample, which the tests run and whose children go through ONNX Runtime: models chosen for different op patterns. And those of
-it that are captured with open sizes as well, which takes several times as long."""
+it that are captured with open sizes as well, which takes several times as long; and a few models whose ops most others share."""
 
 _HF = """
     llama/LlamaForCausalLM gpt2/GPT2LMHeadModel gpt_neox/GPTNeoXForCausalLM bloom/BloomForCausalLM mpt/MptForCausalLM
@@ -35,3 +35,12 @@ _OPEN = """
 """
 SAMPLE = (*(f"hf/{name}" for name in _HF.split()), *_OTHERS.split())
 OPEN = tuple(_OPEN.split())
+BROAD = tuple(
+    """
+    hf/t5/T5ForConditionalGeneration hf/bert/BertForMaskedLM hf/gpt2/GPT2LMHeadModel hf/mixtral/MixtralForCausalLM
+    hf/deepseek_v3/DeepseekV3ForCausalLM hf/mamba2/Mamba2ForCausalLM hf/swin/SwinForImageClassification hf/sam/SamModel
+    hf/detr/DetrForObjectDetection hf/clip/CLIPModel hf/gemma3/Gemma3ForConditionalGeneration
+    hf/qwen2_vl/Qwen2VLForConditionalGeneration hf/perceiver/PerceiverForMaskedLM hf/whisper/WhisperForConditionalGeneration
+    hf/wav2vec2/Wav2Vec2ForPreTraining timm/beit/beit_base_patch16_224 timm/byobnet/test_byobnet
+    """.split()
+)

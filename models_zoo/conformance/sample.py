@@ -33,14 +33,13 @@ _OPEN = """
     odd/rotary_interleaved odd/qkv_interleaved odd/talking_heads odd/hyper_connections odd/moe_gathered_weights odd/swin_windows
     odd/dit_ada_norm odd/early_exits
 """
-SAMPLE = (*(f"hf/{name}" for name in _HF.split()), *_OTHERS.split())
-OPEN = tuple(_OPEN.split())
-BROAD = tuple(
-    """
+_BROAD = """
     hf/t5/T5ForConditionalGeneration hf/bert/BertForMaskedLM hf/gpt2/GPT2LMHeadModel hf/mixtral/MixtralForCausalLM
     hf/deepseek_v3/DeepseekV3ForCausalLM hf/mamba2/Mamba2ForCausalLM hf/swin/SwinForImageClassification hf/sam/SamModel
     hf/detr/DetrForObjectDetection hf/clip/CLIPModel hf/gemma3/Gemma3ForConditionalGeneration
     hf/qwen2_vl/Qwen2VLForConditionalGeneration hf/perceiver/PerceiverForMaskedLM hf/whisper/WhisperForConditionalGeneration
     hf/wav2vec2/Wav2Vec2ForPreTraining timm/beit/beit_base_patch16_224 timm/byobnet/test_byobnet
-    """.split()
-)
+"""
+SAMPLE = (*(f"hf/{name}" for name in _HF.split()), *_OTHERS.split())
+OPEN = tuple(_OPEN.split())
+BROAD = tuple(_BROAD.split())

@@ -14,6 +14,8 @@ from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from graphclone.lines import tell, untold
+
 _NUMBERS = (int, float, complex, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
 _PLAIN = (Tensor, *_NUMBERS, str, type(None), torch.dtype, torch.device)
 
@@ -30,7 +32,7 @@ def eased(model: nn.Module, dropped: list[str]) -> Iterator[None]:
 
     hook = model.register_forward_hook(lambda module, args, result: pytree.tree_map(drop, result))
     try:
-        with _Stacked(), _idle_conversions(), _unchecked_distributions(), _silence():
+        with _Stacked(), untold(), _idle_conversions(), _unchecked_distributions(), _silence():
             yield
     finally:
         hook.remove()
@@ -80,7 +82,8 @@ def _silence() -> Iterator[None]:
 
 
 class _Stacked(TorchFunctionMode):
-    """`torch.tensor([a, b])` of tensors, and `x[[a, b], [c, d]]`, which torch cannot trace: lists of tensors are stacks of them."""
+    """`torch.tensor([a, b])` of tensors, and `x[[a, b], [c, d]]`, which torch cannot trace: lists of tensors are stacks of them. Every call
+    passes here, and its nodes are told the line that it is in."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = kwargs or {}
@@ -92,7 +95,9 @@ class _Stacked(TorchFunctionMode):
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[1], tuple):
             index = tuple(_stack(each) if isinstance(each, (tuple, list)) and _stackable(each) else each for each in args[1])
             args = (args[0], index, *args[2:])
-        return func(*args, **options)
+        result = func(*args, **options)
+        tell()
+        return result
 
 
 def _stackable(data: Any) -> bool:

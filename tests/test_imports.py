@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "graphclone"
 ORDER = [
     ["errors"],
-    ["axes", "plan", "inputs", "unbacked", "dynamic", "decided", "eased", "inplace", "written"],
+    ["axes", "plan", "inputs", "unbacked", "dynamic", "decided", "lines", "eased", "inplace", "written"],
     ["faithful", "parity", "capture", "fitting", "distill"],
     ["rules"],
     ["decompose", "streams"],

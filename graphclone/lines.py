@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch.fx import config
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-_TORCH, _OURS = f"{Path(torch.__file__).parent}/", f"{Path(__file__).parent}/"
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 
 
 @contextlib.contextmanager
@@ -44,11 +45,11 @@ def tell() -> None:
 
 
 def _running(frame: FrameType | None) -> str:
-    """The deepest `forward` that is neither torch's nor ours, else torch's own."""
+    """The deepest `forward` that is not torch's, else the deepest of torch's."""
     torchs = None
     while frame is not None:
         code = frame.f_code
-        if code.co_name == "forward" and not code.co_filename.startswith(_OURS):
+        if code.co_name == "forward" and not code.co_filename.startswith("<"):  # `<eval_with_key>`: a graph that runs
             if not code.co_filename.startswith(_TORCH):
                 return _shown(frame)
             torchs = torchs or frame

@@ -67,3 +67,19 @@ def test_torchs_switch_is_as_before_whatever_happens() -> None:
             assert config.do_not_emit_stack_traces is before
         finally:
             config.do_not_emit_stack_traces = False
+
+
+def test_a_graph_within_a_model_has_the_line_that_calls_it() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(8, 8), nn.GELU()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.sin()
+            return self.inner(x)
+
+    sin, *inner = told(gc.capture(Around(), *INPUTS, check=False).graph.nodes)
+    assert sin is not None
+    file, _, line = sin.partition(":")
+    assert set(inner) == {f"{file}:{int(line) + 1}"}

@@ -23,7 +23,7 @@ _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 @contextlib.contextmanager
 def untold() -> Iterator[None]:
     """While this lasts, torch writes down no stack of any node (its own switch); `tell` does."""
-    before = config.do_not_emit_stack_traces
+    before = getattr(config, "do_not_emit_stack_traces", False)  # older ones have no such switch, and tell by themselves
     config.do_not_emit_stack_traces = True
     try:
         yield

@@ -73,8 +73,9 @@ def _call(node: fx.Node) -> str:
 
     def shown(source: fx.Node) -> str:
         value = source.meta.get("open", source.meta.get("val"))
-        layout = (value.shape, value.stride(), value.dtype, value.device) if isinstance(value, torch.Tensor) else value
-        return f"%{order[source]} {layout}"
+        layout = (value.shape, value.dtype, value.device) if isinstance(value, torch.Tensor) else value
+        strides = value.stride() if "open" in source.meta and isinstance(value, torch.Tensor) else ""  # else `_body` has its own
+        return f"%{order[source]} {layout} {strides}"
 
     return str((node.target, fx.map_arg(node.args, shown), fx.map_arg(node.kwargs, shown)))
 

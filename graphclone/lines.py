@@ -1,6 +1,6 @@
 """The line of the user's model that each node of a graph comes from.
 
-torch would look up every frame of Python's stack for every node, a sixth of the time of a trace; what is needed of them is one line.
+torch would look up every frame of Python's stack for every node; what is needed of them is one line.
 """
 
 from __future__ import annotations

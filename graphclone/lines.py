@@ -33,6 +33,8 @@ def untold() -> Iterator[None]:
 
 def tell() -> None:
     """Give every node that was made since the last call the `forward` that is running, as torch does: its deepest frame."""
+    if torch.compiler.is_dynamo_compiling():  # the branches of a torch.cond: read by Dynamo, which can look up no frame
+        return
     mode = get_proxy_mode()
     if mode is None:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,9 +12,11 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from graphclone.capture import Trace, explicit, prune
 from graphclone.dynamic import Sizes, at_sizes, is_open
+from graphclone.eased import silence
 
 
 def decompose(trace: Trace, known: Callable[[Any], bool]) -> Trace:
@@ -98,7 +101,8 @@ def _body(
     guards = _guards(values)
 
     try:
-        body = make_fx(call, decomposition_table=table, tracing_mode="real")(*values).graph
+        with _unguarded(values):
+            body = make_fx(call, decomposition_table=table, tracing_mode="real")(*values).graph
     except Exception:  # torch's decompositions are many; one that fails leaves the op opaque, which is sound
         return None
     ops = [each.target for each in body.nodes if each.op == "call_function" and isinstance(each.target, torch._ops.OpOverload)]
@@ -111,10 +115,26 @@ def _body(
     return body
 
 
+def _environments(values: list[torch.Tensor]) -> list[ShapeEnv]:
+    """Where what is known of open sizes is kept."""
+    modes = dict.fromkeys(value.fake_mode for value in values if isinstance(value, FakeTensor))
+    return [mode.shape_env for mode in modes if mode.shape_env is not None]
+
+
 def _guards(values: list[torch.Tensor]) -> int:
     """How much is known of open sizes: a decomposition that holds for some of them only would add to it."""
-    environments = [value.fake_mode.shape_env for value in values if isinstance(value, FakeTensor)]
-    return sum(len(each.guards) for each in environments if each is not None)
+    return sum(len(each.guards) for each in _environments(values))
+
+
+@contextlib.contextmanager
+def _unguarded(values: list[torch.Tensor]) -> Iterator[None]:
+    """An error for whatever would add to that: else it would be known the next time (older versions of torch cannot tell)."""
+    with contextlib.ExitStack() as stack:
+        for each in _environments(values):
+            if hasattr(each, "error_on_new_guards"):
+                stack.enter_context(each.error_on_new_guards())
+                stack.enter_context(silence())
+        yield
 
 
 def _inline(body: fx.Graph, node: fx.Node, graph: fx.Graph, env: Mapping[fx.Node, Any]) -> Any:

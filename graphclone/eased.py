@@ -32,7 +32,7 @@ def eased(model: nn.Module, dropped: list[str]) -> Iterator[None]:
 
     hook = model.register_forward_hook(lambda module, args, result: pytree.tree_map(drop, result))
     try:
-        with _Stacked(), untold(), _idle_conversions(), _unchecked_distributions(), _silence():
+        with _Stacked(), untold(), _idle_conversions(), _unchecked_distributions(), silence():
             yield
     finally:
         hook.remove()
@@ -70,7 +70,7 @@ def _unchecked_distributions() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """torch prints the whole graph where it stops; what it means, the error says."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)

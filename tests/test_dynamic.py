@@ -164,6 +164,29 @@ def test_what_holds_at_the_example_sizes_only_is_frozen() -> None:
     assert gc.verify(model, (x,), dynamic=True).passed
 
 
+class Marked(nn.Module):
+    """How torch writes `isin` out depends on how many numbers there are: on a size that is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(30, 8), nn.Linear(8, 3)
+        self.register_buffer("special", torch.tensor([1, 2, 5, 7]))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        marked: Tensor = self.out(self.embedding(tokens) * torch.isin(tokens, self.special)[..., None])
+        return marked
+
+
+def test_an_analysis_is_the_same_the_second_time() -> None:
+    """What is tried in the first must leave nothing behind: neither what is known of open sizes, nor what is free."""
+    trace = gc.capture(Marked(), (torch.arange(14).reshape(2, 7),), dynamic=True)
+    first, second = gc.analyze(trace), gc.analyze(trace)
+    assert [(factor.name, factor.slots, str(factor.frozen)) for factor in first.factors] == [
+        (factor.name, factor.slots, str(factor.frozen)) for factor in second.factors
+    ]
+    gc.execute(gc.plan(first, width={"hidden": 4}), Marked(), trace=trace)
+
+
 class Prefixed(nn.Module):
     """Trained tokens before the given ones: the number of both is computed from an open size."""
 

@@ -261,6 +261,8 @@ class Several(nn.Module):
                 return nn.functional.scaled_dot_product_attention(heads, heads * 2, heads, mask)
             case "spectrum":
                 return torch.fft.irfft(torch.fft.rfft(x, n=12, dim=1) * torch.exp(torch.arange(7.0)[:, None] * 1j), n=12, dim=1)
+            case "inverse spectrum":
+                return torch.fft.irfft(torch.fft.rfft(x))
             case "distances":
                 return torch.cdist(x, x[:, :3] + 1) + torch.cdist(x, x[:, 2:5] + 1, p=1.0)
             case "complex":
@@ -269,6 +271,16 @@ class Several(nn.Module):
                 return torch.view_as_real(turned * table[None] + 2.0 * turned.unsqueeze(1).expand(-1, 3, -1, -1).sum(1)).flatten(
                     2
                 )
+            case "among others":
+                tokens, special = (x * 3).round().long(), torch.arange(3) - 1
+                return x * torch.isin(tokens, special) + torch.isin(tokens, special[None], invert=True)
+            case "so far":
+                values, places = (x * 3).round().cummax(dim=1)
+                return values + places * x + (x > 0).long().cummax(dim=-1).indices + x.cummin(dim=1).values
+            case "complex without gradients":
+                with torch.no_grad():
+                    table = torch.polar(torch.ones(6, 4), torch.arange(24.0).view(6, 4) * x[:1, :1, :1])
+                return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (4, 2))) * table.detach()).flatten(2)
             case "sorted":
                 order = (x > 0.5).long().argsort(dim=1, stable=True)
                 values, places = (x > 0).float().sort(dim=1, descending=True, stable=True)
@@ -284,7 +296,21 @@ class Several(nn.Module):
 
 @pytest.mark.parametrize(
     "what",
-    ["five dims", "three dims", "a position that looks nowhere", "spectrum", "distances", "complex", "sorted", "counted", "mask"],
+    [
+        "five dims",
+        "three dims",
+        "a position that looks nowhere",
+        "spectrum",
+        "inverse spectrum",
+        "distances",
+        "complex",
+        "complex without gradients",
+        "among others",
+        "so far",
+        "sorted",
+        "counted",
+        "mask",
+    ],
 )
 def test_ops_that_the_exporter_does_not_know_are_written_otherwise(what: str, tmp_path: Path) -> None:
     x = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))

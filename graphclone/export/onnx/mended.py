@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,31 +11,20 @@ from torch.export import ExportedProgram
 from torch.nn.functional import scaled_dot_product_attention
 
 from graphclone.export import grouped
+from graphclone.export.onnx.rewritten import Rewrite, rewritten
 
 aten = torch.ops.aten
-Rewrite = Callable[..., Any]
 
 # op → the same in other ops, or NotImplemented where the exporter does well.
 _REWRITES: dict[Any, Rewrite] = {}
 
 
 def mended(program: ExportedProgram) -> ExportedProgram:
-    """The program with every op rewritten that has to be; the same program where none has."""
+    """The program with every call rewritten that has to be."""
     nodes = [
         node for module in program.graph_module.modules() if isinstance(module, fx.GraphModule) for node in module.graph.nodes
     ]
-    rewrites = _REWRITES | dict.fromkeys((node.target for node in nodes if grouped.parts(node)), grouped.spread)
-    return program.run_decompositions(dict(rewrites)) if any(_concerned(node, rewrites) for node in nodes) else program
-
-
-def _concerned(node: fx.Node, rewrites: Mapping[Any, Rewrite]) -> bool:
-    if node.target not in rewrites:
-        return False
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: each.meta.get("val"))
-    try:
-        return rewrites[node.target](*args, **kwargs) is not NotImplemented  # on values without numbers
-    except Exception:  # then the exporter will tell
-        return False
+    return rewritten(program, _REWRITES | dict.fromkeys((node.target for node in nodes if grouped.parts(node)), grouped.spread))
 
 
 def _for(*targets: Any) -> Callable[[Rewrite], Rewrite]:
@@ -86,6 +75,37 @@ def bucketize(values: Tensor, boundaries: Tensor, *, out_int32: bool = False, ri
     return below.sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
 
 
+@_for(aten.isin.Tensor_Tensor)
+def isin(values: Tensor, among: Tensor, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
+    """Whether each value is equal to one of some others: torch would search them, which ONNX cannot."""
+    found = (values.unsqueeze(-1) == among.reshape(-1)).any(-1)
+    return found.logical_not() if invert else found
+
+
+def _so_far(tensor: Tensor, dim: int, worst: float, best: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+    """The best so far, and where: ONNX has running sums only. Every position looks at all that come no later."""
+    moved = tensor.movedim(dim, -1).unsqueeze(-2)
+    place = torch.arange(moved.shape[-1], device=tensor.device)
+    earlier = place <= place[:, None]
+    found = best(torch.where(earlier, moved, worst), -1)
+    where = torch.where(earlier & (moved == found.unsqueeze(-1)), place, 0).amax(-1)  # of equal ones the last
+    return found.movedim(-1, dim), where.movedim(-1, dim)
+
+
+def _range(tensor: Tensor) -> Any:
+    return (torch.finfo if tensor.is_floating_point() else torch.iinfo)(tensor.dtype)
+
+
+@_for(aten.cummax.default)
+def running_maximum(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    return _so_far(tensor, dim, _range(tensor).min, torch.amax)
+
+
+@_for(aten.cummin.default)
+def running_minimum(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    return _so_far(tensor, dim, _range(tensor).max, torch.amin)
+
+
 @_for(aten.sort.stable)
 def sort(tensor: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
     """ONNX has one way of sorting, in which what comes first stays first."""
@@ -97,6 +117,12 @@ def sort(tensor: Tensor, *, stable: bool | None = None, dim: int = -1, descendin
 def argsort(tensor: Tensor, dim: int = -1, descending: bool = False, *, stable: bool = True) -> Tensor:
     found: Tensor = aten.sort.default(tensor, dim, descending)[1]
     return found
+
+
+@_for(aten.detach.default)
+def detached(tensor: Tensor) -> Tensor:
+    """Nobody asks for gradients of a file; and the exporter knows no complex one."""
+    return tensor
 
 
 @_for(aten._is_all_true.default)

@@ -284,7 +284,8 @@ def _share(child: Child, name: str, dim: int, axis: algebra.Axis, keep: Keep, su
 def two_roads(plan: Plan, parent: nn.Module, child: nn.Module, inputs: Inputs, trace: Trace | None = None) -> Verdict:
     """Whether a filled destination computes what the rewritten graph of the same plan does."""
     found = outputs(rewritten(plan, parent, child, trace), inputs)
-    return _verdict("two roads", outputs(child, inputs), found, f"{len(plan.tensors)} tensors")
+    given = f", {len(plan.fitted)} of them as they are" if plan.fitted else ""
+    return _verdict("two roads", outputs(child, inputs), found, f"{len(plan.tensors)} tensors{given}")
 
 
 def rewritten(plan: Plan, parent: nn.Module, child: nn.Module, trace: Trace | None = None) -> Child:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import typer
 from rich.text import Text
+from torch import nn
 
 import graphclone as gc
 from graphclone.cli import children
 from graphclone.cli.console import FAILED, err, out, working
 from graphclone.cli.options import Asked
 from graphclone.errors import SourceError
+from graphclone.export.record import Record, digest_of_fitted
 from graphclone.plan import Plan
 from graphclone.report import Sheet
-from graphclone.verify import Report
+from graphclone.verify import Report, Verdict, fitted_in
 
 
 def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int, dynamic: bool | None) -> None:
@@ -32,6 +34,8 @@ def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int, dyna
         verdicts = gc.verify(
             parent.program or parent.module, parent.args, parent.kwargs, plan=plan, child=child, seed=seed, dynamic=dynamic
         )
+    if plan is not None and child is not None and plan.fitted:
+        verdicts = _with_fitted(verdicts, plan, child, Record.load(Path(model).expanduser()))
     if as_json:
         oracles = [asdict(each) for each in verdicts.verdicts]
         out().print_json(json.dumps({"passed": verdicts.passed, "oracles": oracles, "remarks": verdicts.remarks}))
@@ -40,12 +44,22 @@ def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int, dyna
         for remark in verdicts.remarks:
             out().print(f"note: {remark}", markup=False, soft_wrap=True)
     if not verdicts.passed:
-        roads = any(each.oracle in ("two roads", "refilled") and not each.passed for each in verdicts.verdicts)
+        roads = any(each.oracle in ("two roads", "refilled", "fitted") and not each.passed for each in verdicts.verdicts)
         hint = " A child that was trained since then differs from its plan: only a fresh clone can be verified." if roads else ""
         err().print(f"an oracle failed.{hint}", soft_wrap=True)
         for remark in plan.remarks if plan is not None else ():
             err().print(f"note: {remark}", markup=False, soft_wrap=True)
         raise typer.Exit(FAILED)
+
+
+def _with_fitted(verdicts: Report, plan: Plan, child: nn.Module, record: Record) -> Report:
+    """No plan tells what was fitted on data; the child's record tells whether it is what was written."""
+    if not record.fitted:
+        told = f"{len(plan.fitted)} tensors were fitted on data and are taken as they are: an older child does not tell what they were"
+        return replace(verdicts, remarks=(*verdicts.remarks, told))
+    same = digest_of_fitted(fitted_in(plan, child)) == record.fitted
+    found = Verdict("fitted", same, float(not same), f"{len(plan.fitted)} tensors")
+    return replace(verdicts, verdicts=(*verdicts.verdicts, found))
 
 
 def _plan(model: str) -> Plan:
@@ -66,6 +80,7 @@ _MEANS = {
     "growth": "repeating units, and sharing out what reads them, changes nothing",
     "rotation": "turning streams, and what is inside heads, changes nothing",
     "refilled": "the child, which has another head, holds what its plan makes of the parent's tensors",
+    "fitted": "what was fitted on data is what it was when the child was made",
     "two roads": "the child computes what the rewritten graph of its plan computes",
 }
 

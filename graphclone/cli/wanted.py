@@ -131,10 +131,10 @@ def _sizes(texts: list[str], option: str, example: str) -> dict[str, Size]:
 
 
 def _number(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([kMB]?)", text.strip().replace(",", "").replace("_", ""))
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([kmb]?)", text.strip().lower().replace(",", "").replace("_", ""))
     if match is None or not float(match[1]):
-        raise SizeError(f"cannot read --params '{text}'", because="it is a number, such as 60M, 1.2B or 500k")
-    return round(float(match[1]) * {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}[match[2]])
+        raise SizeError(f"cannot read --params '{text}'", because="it is no number", attempt="a number such as 60M, 1.2B or 500k")
+    return round(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[match[2]])
 
 
 def _size(text: str, option: str) -> Size:

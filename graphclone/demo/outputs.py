@@ -17,13 +17,13 @@ from graphclone.plan import Plan
 from graphclone.sources.quiet import quiet
 
 
-def write_folder(child: PreTrainedModel, plan: Plan, it: Task, few: Batch, folder: Path) -> float:
+def write_folder(child: PreTrainedModel, plan: Plan, it: Task, few: Batch, folder: Path, trained: str) -> float:
     """The child as a HF folder; how far its outputs are from those of the one that `from_pretrained` reads back.
 
     **Raises** `OutputError` if they are not the same.
     """
     folder.mkdir()
-    save_hf(child, it.parent, folder, plan)
+    save_hf(child, it.parent, folder, plan, trained=trained)
     with quiet():
         again = getattr(transformers, it.loader).from_pretrained(folder, local_files_only=True).eval()
     distance = float((_logits(child, few) - _logits(again, few)).abs().max())

@@ -151,7 +151,9 @@ def _write(
     title = f"Half the width, half the depth: a clone of {tables.parameters(subjects.clone):,} parameters and its random twin"
     loss = subjects.parent_score.loss
     plot(folder / "loss.png", curves["clone"], curves["twin"], found, parent_loss=loss, loss=it.loss, title=title)
-    reloaded = write_folder(subjects.clone, subjects.plan, it, data.few, folder / "child")
+    reloaded = write_folder(
+        subjects.clone, subjects.plan, it, data.few, folder / "child", f"{it.steps} steps of graphclone's demo"
+    )
     _say(console, f"Hugging Face folder, read back with {it.loader}: largest difference {reloaded:.1e}")
     onnx = write_onnx(subjects.clone, data.few, folder / "child.onnx")
     _say(console, f"ONNX, run in ONNX Runtime: largest difference {onnx:.1e}")

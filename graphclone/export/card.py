@@ -12,8 +12,9 @@ from graphclone.export.record import AXES, GRAPH, WEIGHTS, Record
 from graphclone.plan import Plan
 
 _LINES = 40  # of the plan; all of it is in plan.json
+_BEGINNING = "The weights are a beginning, not an end: train it before use. "
 _TRAINING = """\
-The weights are a beginning, not an end: train it before use. A clone wants a lower learning rate and less weight decay than random
+A clone wants a lower learning rate and less weight decay than random
 weights do. The paper (arXiv 2312.09299) went from 2e-3 and 0.2 to 1e-4 and 5e-3 for a ViT on ImageNet, and kept 1e-4 but lowered weight
 decay from 0.1 to 1e-3 for GPT-2. Begin with a tenth of what you would take for random weights, warm up for a few hundred steps, and try the
 neighbours on either side. In graphclone's own races, which are short (benchmarks/CONVERGENCE.md), small clones did best between a
@@ -29,11 +30,15 @@ _LOADED = {
 }
 
 
-def model_card(child: nn.Module, record: Record, plan: Plan, parent: Path | None = None) -> str:
-    """Markdown with the front matter of the hub. `parent`: the folder that the child was made from, where there is one."""
+def model_card(
+    child: nn.Module, record: Record, plan: Plan, parent: Path | None = None, axes: bool = False, trained: str = ""
+) -> str:
+    """Markdown with the front matter of the hub. `parent`: the folder that the child was made from, where there is one; `axes`: whether
+    a file of them lies beside the card; `trained`: how the child was trained since it was made."""
     library, loaded = _LOADED[record.kind]
     terms = [f"license: {each}"] if parent is not None and (each := _license(parent)) else []
     front = "\n".join([*terms, f"library_name: {library}", "tags:", "- graphclone", "- weight-subcloning"])
+    since = f"trained since: {trained}" if trained else "not trained since"
     title = "Rewritten graph" if isinstance(child, fx.GraphModule) else type(child).__name__
     origin = _name(record)
     count = sum(parameter.numel() for parameter in child.parameters())
@@ -46,7 +51,7 @@ def model_card(child: nn.Module, record: Record, plan: Plan, parent: Path | None
 
 # {title} of {count:,} parameters, cloned from {origin or "a larger one"}
 
-Initialised by [weight subcloning](https://arxiv.org/abs/2312.09299) with graphclone {record.version}; not trained since.
+Initialised by [weight subcloning](https://arxiv.org/abs/2312.09299) with graphclone {record.version}; {since}.
 It is loaded by {loaded.format(call=_call(record))}.
 
 ## What it is made of
@@ -57,10 +62,10 @@ It is loaded by {loaded.format(call=_call(record))}.
 ```
 
 `plan.json` says of every tensor which blocks and units of the parent it holds, and by what it was multiplied.
-{_computed(plan)}
-## Training it
+{_computed(plan, axes)}
+## {"Training it further" if trained else "Training it"}
 
-{_TRAINING}
+{"" if trained else _BEGINNING}{_TRAINING}
 """
 
 
@@ -79,11 +84,12 @@ def _call(record: Record) -> str:
     )
 
 
-def _computed(plan: Plan) -> str:
+def _computed(plan: Plan, axes: bool) -> str:
     """What is no selection."""
     told = f"{len(plan.fitted)} tensors (`fitted` in it) were computed from calibration data. " if plan.fitted else ""
     if plan.rotated:
-        told += f"The units of {_few(plan.rotated)} are principal axes of the parent's; `{AXES}` holds those of streams. "
+        beside = f"; `{AXES}` holds those of streams" if axes else ""
+        told += f"The units of {_few(plan.rotated)} are principal axes of the parent's{beside}. "
     return told.strip() + "\n" if told else ""
 
 

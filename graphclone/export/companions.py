@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import graphclone
 from graphclone.export.card import model_card
 from graphclone.export.pytorch import save_state
-from graphclone.export.record import AXES, PLAN, Record
+from graphclone.export.record import AXES, PLAN, Record, digest_of_fitted
 from graphclone.plan import Plan
+from graphclone.verify import fitted_in
 
 # Tokenizers (a test compares with what those of transformers read), processors, how text is generated, and the terms of use.
 _SHARED = (
@@ -33,20 +34,23 @@ def accompany(
     record: Record,
     parent: Path | None = None,
     axes: Mapping[str, Tensor] | None = None,
+    trained: str = "",
 ) -> None:
     """Write `plan.json`, `child.json`, `README.md`, and `axes.safetensors` where there are `axes`, into the existing folder `output`.
 
     `parent`: the parent's folder, if it has one: tokenizer, processors and licence are copied from it, programs where its configs
-    refer to them, and where the child has no config of its own, its parent's as `parent_config.json`.
+    refer to them, and where the child has no config of its own, its parent's as `parent_config.json`. `trained`: how the child was trained
+    since it was made, for the card; `verify` then no longer takes its fitted tensors for those that were fitted.
     """
     if axes:
         save_state(dict(axes), output / AXES)
     if parent is not None:
         _copy(parent, output, own_config=record.kind == "folder")
     plan.save(output / PLAN)
-    record = replace(record, version=graphclone.__version__)
+    fitted = "" if trained else digest_of_fitted(fitted_in(plan, child))
+    record = replace(record, version=graphclone.__version__, fitted=fitted or (trained if plan.fitted else ""))
     record.save(output)
-    (output / "README.md").write_text(model_card(child, record, plan, parent), encoding="utf-8")
+    (output / "README.md").write_text(model_card(child, record, plan, parent, bool(axes), trained), encoding="utf-8")
 
 
 def stored(folder: Path | None, name: str = "config.json") -> dict[str, object]:

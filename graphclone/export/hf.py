@@ -23,12 +23,13 @@ def save_hf(
     plan: Plan,
     axes: Mapping[str, Tensor] | None = None,
     shard: str | None = None,
+    trained: str = "",
 ) -> None:
     """Write `child` into the existing folder `output`: config, safetensors, generation config, and what lies beside them (see `accompany`).
 
     No file of weights is larger than `shard`, as in `5GB`; where there are several, `model.safetensors.index.json` says what is where.
     What the child shares with its parent is copied from `parent_folder`. The cache, which is off while a model is traced, is on again
-    in the written config if the parent's has it on.
+    in the written config if the parent's has it on. `trained`: how the child was trained since it was made, for its card.
 
     Raises:
         OutputError: there is no folder `output`, or transformers cannot write the child into it.
@@ -48,7 +49,7 @@ def save_hf(
         if use_cache is not None:
             child.config.use_cache = use_cache
     record = Record("folder", parent_folder.name if parent_folder is not None else "", hashes=hashes(parent_folder))
-    accompany(output, child, plan, record, parent_folder, axes)
+    accompany(output, child, plan, record, parent_folder, axes, trained)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,8 @@ class Record:
       factory makes in other sizes, filled;
     - `parent`: the parent's name, or the spec of the factory; `arg`: the factory's arguments; `set`: those that the child has otherwise;
     - `input`: example inputs, as `--input` takes them;
-    - `hashes`: the SHA-256 of what the parent's weights were in; `version`: that of graphclone.
+    - `hashes`: the SHA-256 of what the parent's weights were in; `version`: that of graphclone;
+    - `fitted`: the SHA-256 of the tensors that were fitted on data, which no plan can tell, as they were when the child was made.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Record:
     input: list[str] = field(default_factory=list)
     hashes: dict[str, str] = field(default_factory=dict)
     version: str = ""
+    fitted: str = ""
 
     def save(self, folder: Path) -> None:
         (folder / RECORD).write_text(json.dumps(vars(self), indent=1) + "\n", encoding="utf-8")
@@ -66,6 +68,11 @@ def digest(state: Mapping[str, Tensor], *texts: str) -> str:
         found.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def digest_of_fitted(tensors: Mapping[str, Tensor]) -> str:
+    """Of their values, whatever they are stored in; empty for none."""
+    return digest({name: tensor.double() for name, tensor in tensors.items()}) if tensors else ""
 
 
 def _of_file(path: Path) -> str:

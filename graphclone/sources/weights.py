@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import torch
@@ -65,6 +66,9 @@ def read_state(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             ties = file.metadata() or {}
         return state | {name: state[kept] for name, kept in ties.items() if name not in state and kept in state}
+    if not allow_pickle and not _pickled(path):
+        told = "it is neither a .safetensors file nor one that torch.save writes"
+        raise SourceError(f"cannot read '{path}'", because=told, attempt="a .safetensors file")
     if not allow_pickle:
         raise SourceError(
             f"refused to read '{path}'",
@@ -82,6 +86,12 @@ def read_state(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise SourceError(f"cannot use '{path}'", because="it holds something else than a state dict")
     return state
+
+
+def _pickled(path: Path) -> bool:
+    """Whether it looks like what torch.save writes: an archive, or before torch 1.6 a bare pickle."""
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(file) or (file.seek(0) == 0 and file.read(1) == b"\x80")
 
 
 def fill(module: nn.Module, path: Path, *, allow_pickle: bool = False) -> None:

@@ -47,7 +47,13 @@ def test_a_full_beginning_is_written_and_verified(run: Run, images: Path, sizes:
     assert gc.distill_pairs(plan, {"residual": axes})[0].taught(axes.new_ones(2, 96)).shape == (2, 48)
     checked = run("verify", "child", "--parent", PARENT)
     assert checked.status == 0, checked.out + checked.err
-    assert "two roads" in checked.out
+    assert f"{len(plan.fitted)} of them as they are" in checked.out
+    weights = load_file("child/model.safetensors")
+    name = next(name for name in plan.fitted if name in weights)
+    save_file(weights | {name: weights[name] * 1.01}, "child/model.safetensors", {"format": "pt"})
+    trained = run("verify", "child", "--parent", PARENT)
+    assert trained.status == 1, trained.out + trained.err
+    assert "✗  fitted" in trained.out
 
 
 @pytest.mark.parametrize("recipe", ["paper", "full"])

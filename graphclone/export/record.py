@@ -26,7 +26,8 @@ class Record:
     - `parent`: the parent's name, or the spec of the factory; `arg`: the factory's arguments; `set`: those that the child has otherwise;
     - `input`: example inputs, as `--input` takes them;
     - `hashes`: the SHA-256 of what the parent's weights were in; `version`: that of graphclone;
-    - `fitted`: the SHA-256 of the tensors that were fitted on data, which no plan can tell, as they were when the child was made.
+    - `fitted`: the SHA-256 of the tensors that were fitted on data, which no plan can tell, as they were when the child was made;
+      of a child that was trained since, how it was trained, which no tensors agree with.
     """
 
     kind: str

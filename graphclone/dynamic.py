@@ -117,11 +117,29 @@ def shapes_for(dynamic: Dynamic, module: nn.Module, args: tuple[Any, ...], kwarg
 def settle(graph: fx.Graph, program: ExportedProgram) -> Open | None:
     """Give every value of a graph its sizes in the example inputs, and say which of them are open (None: none is)."""
     found = left_open({node.name: node.meta.get("val") for node in graph.nodes if node.op == "placeholder"}, program)
+    sizes: set[fx.Node] = set()  # computed from sizes alone: the values of a tensor decide nothing in them
+    for node in list(graph.nodes):
+        computed = node.op == "call_function" and isinstance(node.meta.get("val"), (SymInt, SymFloat))
+        if computed and (node.target is torch.ops.aten.sym_size.int or sizes.issuperset(node.all_input_nodes)):
+            sizes.add(node)
+            _write_out(node)
     for node in graph.nodes if found else ():
         if is_open(node.meta.get("val")):
             node.meta["open"] = node.meta["val"]
             node.meta["val"] = at_sizes(node.meta["val"], found.sizes)  # type: ignore[union-attr]
     return found
+
+
+def _write_out(node: fx.Node) -> None:
+    """A size that was computed while it might have been open, and is not: a number, as in a graph that was never open. A child, which has
+    fewer heads, would compute it as its parent does."""
+    expression = node.meta["val"].node.expr
+    if expression.is_number:
+        number = int(expression) if isinstance(node.meta["val"], SymInt) else float(expression)
+        for user in list(node.users):
+            args, kwargs = fx.map_arg((user.args, user.kwargs), lambda each: number if each is node else each)
+            user.args, user.kwargs = args, kwargs
+        node.graph.erase_node(node)
 
 
 def left_open(inputs: Mapping[str, Any], program: ExportedProgram) -> Open | None:
@@ -194,6 +212,11 @@ def _expression(size: Any) -> Any:
 def compound(value: Any) -> bool:
     """Whether a size is computed from open sizes, rather than one of them."""
     return isinstance(value, SymInt) and not value.node.expr.is_Symbol and not value.node.expr.is_number
+
+
+def settled(value: Any) -> bool:
+    """Whether a size that the graph computes is one number, whatever the inputs' sizes are."""
+    return not isinstance(value, SymInt) or bool(value.node.expr.is_number)
 
 
 def resized(found: Open, inputs: Any) -> Any:

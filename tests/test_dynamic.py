@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,47 @@ def test_sizes_computed_from_open_ones_follow_the_child() -> None:
     assert child(torch.randn(7, 17, 12)).shape == (7, 22, 12)
     prefix = next(factor for factor in layout.factors if ("prefix", 0) in factor.slots)
     assert "a size that is computed from open sizes" in str(prefix.frozen)
+    assert gc.verify(model, (x,), dynamic=True).passed
+
+
+class Settled(Prefixed):
+    """The batch is used as an open size, and turns out not to be one: the last sum has three rows."""
+
+    def __init__(self, rows: Callable[[Tensor], int]) -> None:
+        super().__init__()
+        self.count = rows
+        self.rows = nn.Parameter(torch.randn(3, 1, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length = x.shape[:2]
+        y = self.inside(x)
+        y = y.view(batch, length, 4, 6).transpose(1, 2).reshape(self.count(y), length, -1)
+        y = y.softmax(-1).view(batch, 4, length, -1).transpose(1, 2).reshape(batch, length, -1)
+        out: Tensor = self.out(y) + self.rows
+        return out
+
+
+COUNTS: dict[str, Callable[[Tensor], int]] = {
+    "product": lambda y: y.shape[0] * 4,
+    "rounded": lambda y: round(y.shape[0] * 4.0),
+    "root": lambda y: int((y.shape[0] * 4 * y.shape[0] * 4) ** 0.5),
+    "of open sizes": lambda y: y.numel() // (y.shape[1] * 6),
+}
+
+
+@pytest.mark.parametrize("rows", COUNTS)
+def test_a_size_that_turns_out_not_to_be_open_is_a_number(rows: str) -> None:
+    model, x = Settled(COUNTS[rows]), torch.randn(3, 11, 12)
+    trace = gc.capture(model, (x,), dynamic=True)
+    assert trace.open is not None
+    assert [list(dims) for dims in trace.open.dims] == [[1]]
+    layout = gc.analyze(trace)
+    heads = next(factor for factor in layout.factors if factor.size == 4 and factor.slots)
+    assert heads.frozen is None
+    child = gc.select(trace, layout, {heads: [2, 0]})
+    with torch.no_grad():  # the parent without the heads that the child has not
+        model.out.weight.view(12, 4, 6)[:, [1, 3]] = 0
+    torch.testing.assert_close(child(x), model(x))
     assert gc.verify(model, (x,), dynamic=True).passed
 
 

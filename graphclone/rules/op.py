@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from graphclone import axes as algebra
 from graphclone.axes import Axis, find
 from graphclone.capture import source_line
-from graphclone.dynamic import compound
+from graphclone.dynamic import compound, settled
 
 Axes = tuple[Axis, ...]
 
@@ -337,7 +337,7 @@ class Op:
         stated = self.get("shape", "size") or ()
         for typed in results if isinstance(stated, (list, tuple)) else ():
             for axis, size in zip(typed.axes, stated, strict=False):
-                if isinstance(size, fx.Node) and size.meta.get("open") is None:
+                if isinstance(size, fx.Node) and settled(size.meta.get("open")):
                     self.freeze(axis, "a size that is computed from values")
         computed = {each for each in self.node.all_input_nodes if compound(each.meta.get("open"))}
         value = self.node.meta.get("open")

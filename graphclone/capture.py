@@ -24,7 +24,7 @@ from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
 from graphclone import decided, eased, inplace
 from graphclone.decided import ASSERT, MARK, TOLD, deciding
-from graphclone.dynamic import Dynamic, Open, at_sizes, compound, settle, shapes_for
+from graphclone.dynamic import Dynamic, Open, at_sizes, compound, decided_sizes, settle, settled, shapes_for
 from graphclone.errors import CaptureError
 from graphclone.faithful import detach_no_grad, forgetful, own_backwards, remarks, uncached
 from graphclone.inputs import describe
@@ -203,9 +203,10 @@ def at_other_sizes(trace: Trace) -> Trace:
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(trace.graph, env))
+    sizes = {**decided_sizes(graph.nodes), **trace.open.other}
     for node in graph.nodes:
         if "open" in node.meta:
-            node.meta["val"] = at_sizes(node.meta["open"], trace.open.other)
+            node.meta["val"] = at_sizes(node.meta["open"], sizes)
     found = replace(trace.open, sizes=trace.open.other, other=trace.open.sizes)
     return replace(trace, graph=graph, open=found, modules={env[node]: path for node, path in trace.modules.items()})
 
@@ -409,6 +410,10 @@ def explicit(node: fx.Node) -> fx.Node:
         computed = [i for i, size in enumerate(shape) if isinstance(size, fx.Node) and compound(size.meta["val"])]
         if computed and -1 not in shape:  # `batch * heads` is what is left: a child has fewer heads
             node.args = (node.args[0], [*shape[: computed[0]], -1, *shape[computed[0] + 1 :]])
+    elif node.target is aten.repeat_interleave.self_Tensor and "output_size" not in node.kwargs:  # values have decided it
+        size = val.shape[node.args[2] if len(node.args) > 2 and node.args[2] is not None else 0]  # type: ignore[union-attr]
+        if settled(size):
+            node.kwargs = {**node.kwargs, "output_size": int(size)}
     elif node.target is aten.copy.default:  # it has no derivative; what is written takes the place's shape and dtype
         place, written = node.args[:2]
         if written.meta["val"].dtype != val.dtype:  # type: ignore[union-attr]

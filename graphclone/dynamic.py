@@ -156,6 +156,7 @@ def left_open(inputs: Mapping[str, Any], program: ExportedProgram) -> Open | Non
     ranges = {
         symbol: (int(found.lower), int(found.upper) if found.upper.is_Integer else None)
         for symbol, found in program.range_constraints.items()
+        if symbol in symbols  # of a number that values decide, torch may know only nonsense
     }
     plain = tuple(guard for guard in guards if guard.free_symbols and guard.free_symbols <= symbols)
     found = Open(tuple(inputs), shapes, sizes, sizes, plain, ranges)
@@ -166,7 +167,7 @@ def _second(found: Open) -> Sizes:
     """Other sizes that are allowed, as many of them as can be; what was equal stays equal."""
     sizes = dict(found.sizes)
     for old in sorted(set(sizes.values())):
-        for new in (*_primes_above(old), *range(old + 1, old + 9), 2 * old, 3 * old, old - 1, old // 2):
+        for new in (*_primes_above(old), *range(old + 1, old + 9), 2 * old, 3 * old, *range(old - 1, max(1, old - 65), -1)):
             trial = {symbol: new if found.sizes[symbol] == old else size for symbol, size in sizes.items()}
             if new > 1 and new not in sizes.values() and found.allows(trial):
                 sizes = trial
@@ -207,6 +208,20 @@ def is_open(value: Any) -> bool:
 def _expression(size: Any) -> Any:
     expression = size.node.expr if isinstance(size, SymInt) else size
     return int(expression) if isinstance(expression, int) or expression.is_number else expression
+
+
+def decided_sizes(nodes: Iterable[fx.Node]) -> dict[Any, int]:
+    """What the values of the example inputs made of the sizes that values decide: symbol → size. (Of the open ones too.)"""
+    found: dict[Any, int] = {}
+    for node in nodes:
+        symbolic, known = node.meta.get("open"), node.meta.get("val")
+        pairs = [(symbolic, known)]
+        if isinstance(symbolic, Tensor) and isinstance(known, Tensor):
+            pairs = list(zip(symbolic.shape, known.shape, strict=True))
+        for size, number in pairs:
+            if isinstance(size, SymInt) and type(number) is int and size.node.expr.is_Symbol:
+                found.setdefault(size.node.expr, number)
+    return found
 
 
 def compound(value: Any) -> bool:

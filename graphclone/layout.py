@@ -19,6 +19,7 @@ from graphclone.axes import Axis, Concat, Factor, Product, find
 from graphclone.blocks import Stack, find_blocks
 from graphclone.capture import Trace, at_other_sizes
 from graphclone.decompose import decompose
+from graphclone.dynamic import settled
 from graphclone.errors import UnknownNameError
 from graphclone.rules import Contraction, Facts, Reason, Typed, apply, identity, name_of, rule_for, shape_of
 
@@ -103,6 +104,7 @@ def analyze(trace: Trace, like: Sequence[Stack] = ()) -> Layout:
     facts = infer(trace)
     if trace.open is not None:
         _confirm(trace, facts, infer(at_other_sizes(trace)))
+        _follow(facts)
     types = {node: _settled(typed) for node, typed in facts.types.items()}
     parameters = {str(node.target): node for node in trace.graph.nodes if node.op == "get_attr"}
     contractions = tuple(replace(c, axis=find(c.axis)) for c in facts.contractions if c.axis.size > 1)
@@ -124,7 +126,7 @@ def infer(trace: Trace) -> Facts:
             facts.types[node] = Typed(tuple(algebra.factor(size) for size in shape_of(node.meta["val"])))
             if node.op == "placeholder":
                 open_ = getattr(node.meta.get("open"), "shape", ())
-                facts.open.extend(a for a, size in zip(facts.types[node].axes, open_, strict=False) if not isinstance(size, int))
+                facts.open.extend(a for a, size in zip(facts.types[node].axes, open_, strict=False) if not settled(size))
         elif node.op == "output":
             for typed in map(facts.types.get, node.all_input_nodes):
                 if isinstance(typed, Typed):
@@ -166,6 +168,21 @@ def _confirm(trace: Trace, facts: Facts, others: Facts) -> None:
                 compare(ours, theirs, node)
         for key, axis in facts.sizes.get(node, {}).items():
             compare(axis, others.sizes[twin][key], node)
+
+
+def _follow(facts: Facts) -> None:
+    """Freeze what parameters have of a size that the graph computes from open ones, or of one of these: a child computes it as before."""
+    parameters = {factor for node, typed in facts.types.items() if node.op == "get_attr" for factor in _factors(typed.axes)}
+    for axis in facts.open:
+        for factor in parameters.intersection(algebra.factors(axis)):
+            algebra.freeze(factor, Reason("an open size of an input has it as a part"))
+    for axis, node in facts.follows:
+        for factor in parameters.intersection(algebra.factors(axis)):
+            algebra.freeze(factor, Reason("a size that is computed from open sizes", node))
+
+
+def _factors(axes: Iterable[Axis]) -> Iterator[Factor]:
+    return itertools.chain.from_iterable(map(algebra.factors, axes))
 
 
 def _settled(typed: Any) -> Any:

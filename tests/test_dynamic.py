@@ -259,6 +259,101 @@ def test_a_size_that_turns_out_not_to_be_open_is_a_number(rows: str) -> None:
     assert gc.verify(model, (x,), dynamic=True).passed
 
 
+class Windowed(nn.Module):
+    """Heads that are read out of (length unit) as if they came first, where the length is a multiple of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.out = nn.Linear(12, 24), nn.Linear(24, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        x = x + x.view(batch, length // 4, 4, width).flip(1).reshape(batch, length, width)
+        y = self.inside(x).relu().reshape(batch * 4, length, 6)
+        out: Tensor = self.out((y * y.sum(1, keepdim=True)).reshape(batch, length, -1))
+        return out
+
+
+def test_an_open_size_that_is_stated_for_other_positions_freezes_them() -> None:
+    model, x = Windowed(), torch.randn(3, 8, 12)
+    fixed = gc.analyze(gc.capture(model, (x,)))
+    assert any(factor.size == 4 and factor.slots and factor.frozen is None for factor in fixed.factors)
+    for factor in gc.analyze(gc.capture(model, (x,), dynamic=True)).factors:
+        assert factor.size != 4 or not factor.slots or "open sizes" in str(factor.frozen)
+
+
+class Biased(nn.Module):
+    """Attention with a mask of (batch * heads) rows, as in `nn.MultiheadAttention`; or the mean over these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.scale = nn.Linear(12, 24), nn.Parameter(torch.rand(4, 1, 1))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        y = self.inside(x).view(batch, length, 4, 6).transpose(1, 2).reshape(batch * 4, length, 6)
+        y = torch.baddbmm(mask, y, y.transpose(1, 2)).view(batch, 4, length, length) * self.scale
+        return y.sum((1, 2)) / (mask.shape[0] // 4)
+
+
+def test_a_part_of_an_open_size_of_an_input_is_frozen() -> None:
+    model, x, mask = Biased(), torch.randn(3, 10, 12), torch.randn(12, 10, 10)
+    layout = gc.analyze(gc.capture(model, (x, mask), dynamic=True))
+    heads = next(factor for factor in layout.factors if ("scale", 0) in factor.slots)
+    assert "an open size of an input has it as a part" in str(heads.frozen)
+
+
+class Top(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(12, 20), nn.Linear(20, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.up(x).softmax(-1)
+        best = y.topk(min(x.shape[0], 8), -1).indices
+        out: Tensor = self.down(y * torch.zeros_like(y).scatter(-1, best, 1.0))
+        return out
+
+
+def test_what_is_chosen_from_keeps_all_where_larger_inputs_choose_more() -> None:
+    layout = gc.analyze(gc.capture(Top(), (torch.randn(3, 6, 12),), dynamic=True))
+    (hidden,) = (factor for factor in layout.factors if factor.size == 20)
+    assert "open sizes" in str(hidden.frozen)
+
+
+class Rows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(12, 20), nn.Linear(20, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down(self.up(x[x[..., 0] > 0]).relu())
+        return out
+
+
+def test_a_size_that_values_decide_stands_beside_open_ones() -> None:
+    model, x = Rows(), torch.randn(3, 11, 12)
+    trace = gc.capture(model, (x,), dynamic=True)
+    layout = gc.analyze(trace)
+    child = gc.select(trace, layout, {layout["hidden"]: range(0, 20, 2)})
+    with torch.no_grad():
+        model.down.weight[:, 1::2] = 0
+    torch.testing.assert_close(child(x), model(x))
+
+
+def test_an_input_may_be_less_wide_beside_open_sizes() -> None:
+    model, x = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 5)), torch.randn(3, 11, 12)
+    trace = gc.capture(model, (x,), dynamic=True)
+    layout = gc.analyze(trace)
+    (width,) = (factor for factor in layout.factors if ("0.weight", 1) in factor.slots)
+    child = gc.select(trace, layout, {width: range(6)})
+    narrow = x.clone()
+    narrow[..., 6:] = 0
+    torch.testing.assert_close(child(x[:2, :7, :6]), model(narrow)[:2, :7])
+    with pytest.raises(SizeError, match=r"dim 2 of .* is 12, and has to be 6"):
+        child(x)
+
+
 def test_a_mapping_is_what_torch_takes() -> None:
     model, x = nn.Linear(12, 7), torch.randn(3, 11, 12)
     trace = gc.capture(model, (x,), dynamic={"input": {0: torch.export.Dim("batch", min=2, max=64)}})

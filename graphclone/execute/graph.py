@@ -21,6 +21,7 @@ from graphclone import axes as algebra
 from graphclone.axes import Factor, Keep
 from graphclone.blocks import Block, Stack, read_elsewhere
 from graphclone.capture import Trace, capture, positional, prune
+from graphclone.dynamic import Open
 from graphclone.errors import FrozenError, PlanError, SizeError, UnknownNameError
 from graphclone.execute.memory import child_state, pick
 from graphclone.inputs import example
@@ -167,8 +168,19 @@ def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters
     child = Child(root, graph, "Child")
     child.meta["call"] = call
     if trace.open is not None:
-        child.meta["open"] = list(call.names), trace.open
+        child.meta["open"] = list(call.names), _opened(trace.open, graph)
     return child
+
+
+def _opened(found: Open, graph: fx.Graph) -> Open:
+    """What a graph leaves open, its inputs' other sizes as they are in it."""
+    inputs = (node for node in graph.nodes if node.op == "placeholder")
+    shapes = [
+        shape
+        and tuple(now if isinstance(size, int) else size for size, now in zip(shape, node.meta.get("sizes", shape), strict=True))
+        for node, shape in zip(inputs, found.shapes, strict=True)
+    ]
+    return replace(found, shapes=tuple(shapes))
 
 
 def _place(root: nn.Module, name: str, tensor: Tensor) -> None:

@@ -61,8 +61,8 @@ class Facts:
     """What the rules found out: a type per node, and what analysis needs besides.
 
     `sizes[node][argument, position]` is the axis whose size an integer argument states (position None: a plain integer); `open`
-    are the axes of the inputs whose sizes may vary; `least`, axes of which so many positions have to stay; `weights` are the names of the
-    parameters; `generic` remembers what `ties` found out.
+    are the axes of the inputs whose sizes may vary, and `follows` those whose sizes the graph computes from them; `least`, axes of which
+    so many positions have to stay; `weights` are the names of the parameters; `generic` remembers what `ties` found out.
     """
 
     types: dict[fx.Node, Any] = field(default_factory=dict)
@@ -70,6 +70,7 @@ class Facts:
     normalised: list[Axis] = field(default_factory=list)
     sizes: dict[fx.Node, dict[tuple[str, int | None], Axis]] = field(default_factory=dict)
     open: list[Axis] = field(default_factory=list)
+    follows: list[tuple[Axis, fx.Node]] = field(default_factory=list)
     least: list[tuple[Axis, int, Reason]] = field(default_factory=list)
     weights: frozenset[str] = frozenset()
     generic: dict[fx.Node, bool] = field(default_factory=dict)
@@ -271,6 +272,8 @@ class Op:
 
     def at_least(self, axis: Axis, count: Any) -> None:
         """Say that the op needs so many positions of the axis."""
+        if isinstance(count, fx.Node):  # more of them for larger inputs
+            self.facts.follows.append((axis, self.node))
         count = as_int(count)
         self.facts.least.append((axis, count, Reason(f"{count} of its positions are chosen", self.node)))
 
@@ -333,23 +336,23 @@ class Op:
         self._freeze_lost(domains, carried, "its positions are used as numbers")
 
     def follow(self, results: Sequence[Typed]) -> None:
-        """Freeze what an argument states by a size that the graph computes: a child has other sizes, and computes it as before."""
+        """Note what has a size that the graph computes: a child computes it as its parent does."""
         stated = self.get("shape", "size") or ()
-        for typed in results if isinstance(stated, (list, tuple)) else ():
+        stated = stated if isinstance(stated, (list, tuple)) else ()
+        for typed in results:
             for axis, size in zip(typed.axes, stated, strict=False):
-                if isinstance(size, fx.Node) and settled(size.meta.get("open")):
-                    self.freeze(axis, "a size that is computed from values")
-        computed = {each for each in self.node.all_input_nodes if compound(each.meta.get("open"))}
+                if isinstance(size, fx.Node):
+                    if settled(size.meta.get("open")):
+                        self.freeze(axis, "a size that is computed from values")
+                    else:
+                        self.facts.follows.append((axis, self.node))
         value = self.node.meta.get("open")
-        if not computed or value is None:
+        if value is None or not any(compound(each.meta.get("open")) for each in self.node.all_input_nodes):
             return
-        given = {factor for axis in self.facts.open for factor in algebra.factors(axis)}
         for typed, each in zip(results, value if isinstance(value, (tuple, list)) else (value,), strict=True):
-            for dim, (axis, size) in enumerate(zip(typed.axes, each.shape, strict=True)):
-                if compound(size) and (len(stated) != len(typed.axes) or stated[dim] in computed):
-                    for factor in algebra.factors(axis):
-                        if factor not in given:
-                            self.freeze(factor, "a size that is computed from open sizes")
+            if len(stated) != len(typed.axes):
+                computed = (axis for axis, size in zip(typed.axes, each.shape, strict=True) if compound(size))
+                self.facts.follows.extend((axis, self.node) for axis in computed)
 
     def _freeze_lost(self, axes: Iterable[Axis], kept: Sequence[Axis], why: str) -> None:
         lost = [axis for axis in map(find, axes) if axis.size > 1 and axis not in kept]

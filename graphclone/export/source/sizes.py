@@ -27,10 +27,9 @@ def checks(places: Sequence[tuple[fx.Node, str]], open_: Open | None) -> Iterato
             if getattr(size, "is_Symbol", False) and size not in bound:
                 bound[size] = sympy.Symbol(f"s{len(bound)}", integer=True)
                 yield f"{bound[size]} = {name}.shape[{dim}]"
-    for (node, name), shape in zip(places, open_.shapes, strict=True):
+    for (_, name), shape in zip(places, open_.shapes, strict=True):
         if shape is not None and all(isinstance(size, int) or size.free_symbols <= bound.keys() for size in shape):
-            fixed = taken(node) or shape
-            yield _expect(name, [now if isinstance(size, int) else size for size, now in zip(shape, fixed, strict=True)], bound)
+            yield _expect(name, shape, bound)
     for condition in dict.fromkeys(_conditions(open_, bound)):
         yield f"torch._check({condition}, lambda: {f'this model was traced for other sizes: it needs {condition}'!r})"
 

@@ -103,18 +103,33 @@ def _children(model: nn.Module, inputs: Inputs) -> Iterator[tuple[nn.Module, Inp
         why = "its batch is not open"
     except Exception as error:  # a capture of one size may still do
         why = f"no open sizes: {reason(error)}"
-    for batch, given in enumerate((inputs, _another_batch(inputs))):
-        trace = gc.capture(model, *given)
-        yield gc.execute(_half(gc.analyze(trace)), model, trace=trace), given, "" if batch else why
+    first = _fixed(model, inputs)
+    for whole in (True, False):
+        more = _one_more(inputs, whole)
+        try:
+            second = _fixed(model, more)
+        except Exception as error:  # some models take one batch size only
+            failure = reason(error)
+        else:
+            yield first, inputs, why
+            yield second, more, ""
+            return
+    yield first, inputs, f"{why}; one batch size: {failure}"
 
 
-def _another_batch(inputs: Inputs) -> Inputs:
-    """One example more: the first, again."""
+def _fixed(model: nn.Module, inputs: Inputs) -> nn.Module:
+    trace = gc.capture(model, *inputs)
+    return gc.execute(_half(gc.analyze(trace)), model, trace=trace)
+
+
+def _one_more(inputs: Inputs, whole: bool) -> Inputs:
+    """One example more: the first, again. Not only `whole` tensors have examples in their rows: so many patches are of each image."""
     tensors = [each for each in pytree.tree_leaves(inputs) if isinstance(each, Tensor) and each.dim()]
-    batch = tensors[0].shape[0] if tensors else 0
+    batch = min((each.shape[0] for each in tensors), default=0) or 1
 
     def more(each: Tensor) -> Tensor:
-        return torch.cat([each, each[:1]]) if each.dim() and each.shape[0] == batch else each
+        rows, rest = divmod(each.shape[0], batch) if each.dim() else (0, 0)
+        return each if rest or (whole and rows > 1) else torch.cat([each, each[:rows]]) if rows else each
 
     changed: Inputs = pytree.tree_map_only(Tensor, more, inputs)
     return changed

@@ -274,6 +274,21 @@ class Several(nn.Module):
             case "among others":
                 tokens, special = (x * 3).round().long(), torch.arange(3) - 1
                 return x * torch.isin(tokens, special) + torch.isin(tokens, special[None], invert=True)
+            case "put":
+                mask, y = x[0, :, 0] > 0, x.clone()
+                y[:, mask] = x[:, mask] * 2
+                y[:, :, torch.arange(8) > 4] = x[0, 0, 0]
+                return y
+            case "volumes":
+                weight = torch.arange(16.0).view(2, 1, 2, 2, 2)
+                volumes = x.view(-1, 1, 6, 2, 4)
+                return nn.functional.conv3d(volumes, weight) + nn.functional.conv3d(
+                    volumes, weight, torch.ones(2), padding=(0, 0, 0)
+                )
+            case "squeezed":
+                return x.squeeze(1).squeeze((0, 2)) + x.unsqueeze(2).squeeze((1, 2))
+            case "quantiles":
+                return x * torch.distributions.Normal(0, 1).icdf(x.sigmoid()) + torch.erfinv(x.clamp(-2, 1))
             case "so far":
                 values, places = (x * 3).round().cummax(dim=1)
                 return values + places * x + (x > 0).long().cummax(dim=-1).indices + x.cummin(dim=1).values
@@ -306,6 +321,10 @@ class Several(nn.Module):
         "complex",
         "complex without gradients",
         "among others",
+        "put",
+        "volumes",
+        "squeezed",
+        "quantiles",
         "so far",
         "sorted",
         "counted",

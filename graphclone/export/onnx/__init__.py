@@ -170,7 +170,7 @@ def _exported(plain: Plain, dims: Dims, path: Path, wanted: Wanted) -> Exported:
 
         differences = tuple(decoded(plain, running, wanted.precision))
     else:
-        differences = tuple(compare(plain, running, tensors, wanted.precision) for tensors in found.trials(plain.inputs))
+        differences = tuple(compare(plain, running, tensors, wanted.precision) for tensors in found.trials(plain))
         remarks += _alone(found, plain, running, wanted.precision)
     measured = latencies(plain, running) if wanted.bench else ()
     return Exported(differences, str(found), (*found.fixed, *remarks), tuple(measured))
@@ -179,11 +179,7 @@ def _exported(plain: Plain, dims: Dims, path: Path, wanted: Wanted) -> Exported:
 def _alone(found: Opened, plain: Plain, running: onnxruntime.InferenceSession, precision: str) -> list[str]:
     """A batch of one, which torch assumes that nobody asks for: a remark if the model takes it and the file does not."""
     single = found.single(plain.inputs)
-    if single is None:
-        return []
-    try:
-        plain(*single)
-    except Exception:
+    if single is None or not plain.takes(single):
         return []
     try:
         compare(plain, running, single, precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,6 +59,16 @@ def _folded(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1, *tensor.shape[-3:])
 
 
+@_for(aten.conv3d.default)
+def convolution(tensor: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **options: Any) -> Any:
+    """Without a bias, the exporter makes one up, of complex numbers."""
+    return (
+        aten.conv3d.default(tensor, weight, weight.new_zeros(weight.shape[0]), *rest, **options)
+        if bias is None
+        else NotImplemented
+    )
+
+
 @_for(aten.cdist.default, aten._cdist_forward.default)
 def distances(left: Tensor, right: Tensor, p: float = 2.0, mode: int | None = None) -> Any:
     """Of every row to every row, written out: ONNX has no such op."""
@@ -73,6 +84,18 @@ def bucketize(values: Tensor, boundaries: Tensor, *, out_int32: bool = False, ri
     values = values.unsqueeze(-1)
     below = boundaries.le(values) if right else boundaries.lt(values)
     return below.sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
+
+
+@_for(aten.repeat_interleave.self_Tensor)
+def repeated(tensor: Tensor, repeats: Tensor, dim: int | None = None, *, output_size: int | None = None) -> Any:
+    """Each of a row a number of times, where it is known how many that are: the exporter takes no such number."""
+    if output_size is None:
+        return NotImplemented
+    if dim is None:
+        tensor, dim = tensor.flatten(), 0
+    ends = repeats.expand(tensor.shape[dim]).cumsum(0)
+    place = torch.arange(output_size, device=tensor.device)
+    return tensor.index_select(dim, (ends <= place[:, None]).sum(-1))
 
 
 @_for(aten.isin.Tensor_Tensor)
@@ -123,6 +146,68 @@ def argsort(tensor: Tensor, dim: int = -1, descending: bool = False, *, stable: 
 def detached(tensor: Tensor) -> Tensor:
     """Nobody asks for gradients of a file; and the exporter knows no complex one."""
     return tensor
+
+
+@_for(aten.index_put_.default)
+def put_in_place(tensor: Tensor, *args: Any, **options: Any) -> Any:
+    found = put(tensor, *args, **options)
+    return found if found is NotImplemented else tensor.copy_(found)
+
+
+@_for(aten.index_put.default)
+def put(tensor: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Any:
+    """`tensor[:, mask] = values`: the exporter knows masks over the first dims only. Each place looks up which value it gets."""
+    *before, mask = indices
+    if (
+        not before
+        or any(each is not None for each in before)
+        or mask is None
+        or mask.dtype != torch.bool
+        or mask.dim() > 1
+        or accumulate
+    ):
+        return NotImplemented
+    dim = len(before) - tensor.dim()  # of the mask, from the last one on
+    several = values.shape[dim] if values.dim() >= -dim else 1
+    if not isinstance(several, int) or several != 1:
+        values = values.index_select(dim, (mask.cumsum(0) - 1).clamp(min=0))
+    return torch.where(mask.reshape(-1, *[1] * (-dim - 1)), values, tensor)
+
+
+@_for(aten.squeeze.dim, aten.squeeze.dims)
+def squeeze(tensor: Tensor, dims: int | Sequence[int]) -> Any:
+    """torch leaves a dim that is not 1 as it is; ONNX refuses."""
+    dims = [dims] if isinstance(dims, int) else list(dims)
+    ones = [dim for dim in dims if isinstance(tensor.shape[dim], int) and tensor.shape[dim] == 1]
+    if len(ones) == len(dims):
+        return NotImplemented
+    return tensor.squeeze(ones) if ones else tensor
+
+
+# Giles, "Approximating the erfinv function" (GPU Computing Gems, 2011), single precision: near the centre, and in the tails.
+# fmt: off
+_CENTRE = (
+    2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
+    -0.00125372503, -0.00417768164, 0.246640727, 1.50140941,
+)
+_TAILS = (
+    -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
+    -0.0076224613, 0.00943887047, 1.00167406, 2.83297682,
+)
+# fmt: on
+
+
+@_for(aten.erfinv.default)
+def inverse_error(tensor: Tensor) -> Tensor:
+    """Where the error function has this value: ONNX has the function alone."""
+    unlikely = -torch.log((1 - tensor) * (1 + tensor))
+    found = torch.where(unlikely < 5, _polynomial(unlikely - 2.5, _CENTRE), _polynomial(unlikely.sqrt() - 3, _TAILS)) * tensor
+    return torch.where(tensor.abs() == 1, tensor * torch.inf, found)
+
+
+def _polynomial(tensor: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Horner's scheme, the highest power first."""
+    return functools.reduce(lambda found, each: found * tensor + each, coefficients[1:], torch.full_like(tensor, coefficients[0]))
 
 
 @_for(aten._is_all_true.default)

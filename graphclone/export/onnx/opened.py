@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 
+from graphclone.decided import deciding
 from graphclone.dynamic import Open, left_open, resized
 from graphclone.eased import eased
 from graphclone.export.onnx.plain import Plain
@@ -52,10 +53,11 @@ class Opened:
     def __str__(self) -> str:
         return ", ".join(dict.fromkeys(self.names.values()))
 
-    def trials(self, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    def trials(self, plain: Plain) -> list[tuple[Tensor, ...]]:
         """Three sets of inputs: the example, a larger one and one of other sizes; of other values where nothing is open."""
+        inputs = plain.inputs
         if self.found is None:
-            return [inputs, *(_shuffled(inputs, seed) for seed in (1, 2))]
+            return [inputs, *(next(filter(plain.takes, _shuffled(inputs, seed)), inputs) for seed in (1, 2))]
         larger, smaller = (replace(self.found, sizes=sizes) for sizes in (self.found.other, _smaller(self.found)))
         return [inputs, resized(larger, inputs), resized(smaller, inputs)]
 
@@ -79,27 +81,39 @@ def _smaller(found: Open) -> dict[Any, int]:
     return sizes
 
 
-def _shuffled(inputs: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
-    """Inputs of the same shape: other examples first, and real values in another order along the last dim. Valid wherever these were."""
+def _shuffled(inputs: tuple[Tensor, ...], seed: int) -> Iterator[tuple[Tensor, ...]]:
+    """Inputs of the same shape: other examples first, and real values in another order along the last dim. Then whole numbers as they
+    are: a graph may refuse others, in which they decide what is computed (the height of an image)."""
     generator = torch.Generator().manual_seed(seed)
     made = [each.roll(seed, 0) if each.dim() else each for each in inputs]
-    return tuple(
+    real = [
         each[..., torch.randperm(each.shape[-1], generator=generator)] if each.dim() and each.is_floating_point() else each
         for each in made
-    )
+    ]
+    yield tuple(real)
+    yield tuple(each if each.is_floating_point() else given for each, given in zip(real, inputs, strict=True))
 
 
 def opened(plain: Plain, dims: Dims) -> Opened:
     """The program with as many of these dims open as the model allows."""
     asked = tuple(dict.fromkeys(open_, Dim.AUTO) for open_ in dims)
-    shapes = {"tensors": asked} if any(dims) else None
-    with eased(plain, []):
-        program = torch.export.export(plain, tuple(each.clone() for each in plain.inputs), dynamic_shapes=shapes, strict=False)
+    try:
+        program = _exported(plain, {"tensors": asked} if any(dims) else None)
+    except Exception:  # whatever stops the exporter: values that decide sizes, for one
+        if any(dims):
+            raise
+        with deciding(plain, plain.inputs, {}):
+            program = _exported(plain, None)
     every = [node for node in program.graph.nodes if node.op == "placeholder"]
     places = every[len(every) - len(plain.inputs) :]  # parameters come first
     found = left_open(dict(zip(plain.names, (node.meta.get("val") for node in places), strict=True)), program)
     names = _names(found, plain, dims) if found else {}
     return Opened(program, found, names, tuple(_fixed(program, plain, dims, found)))
+
+
+def _exported(plain: Plain, shapes: Any) -> ExportedProgram:
+    with eased(plain, []):
+        return torch.export.export(plain, tuple(each.clone() for each in plain.inputs), dynamic_shapes=shapes, strict=False)
 
 
 def _names(found: Open, plain: Plain, dims: Dims) -> dict[str, str]:

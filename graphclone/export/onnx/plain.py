@@ -51,12 +51,16 @@ class Plain(nn.Module):
         if not self.inputs or self.inputs[0].shape[:1] != (1,):
             return self.inputs
         twice = tuple(each.repeat_interleave(2, 0) if each.shape[:1] == (1,) else each for each in self.inputs)
+        return twice if self.takes(twice) else self.inputs  # a first dim may be no batch
+
+    @torch.no_grad()
+    def takes(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the module runs on these inputs."""
         try:
-            with torch.no_grad():
-                self._call(twice)
-        except Exception:  # a first dim that is no batch
-            return self.inputs
-        return twice
+            self._call(tensors)
+        except Exception:  # whatever a model raises
+            return False
+        return True
 
     def _call(self, tensors: Sequence[Tensor]) -> object:
         leaves = list(self.constants)

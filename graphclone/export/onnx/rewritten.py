@@ -27,6 +27,8 @@ def rewritten(program: ExportedProgram, rewrites: Rewrites) -> ExportedProgram:
                 if old is not None:
                     old.replace_all_uses_with(new)
                     program.graph_signature.replace_all_uses(old.name, new.name)
+            if not node.users:  # one that writes in place is never taken for dead
+                module.graph.erase_node(node)
         if bodies:
             module.graph.eliminate_dead_code()
             module.recompile()

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
+from torch.utils import _pytree as pytree
 
 from graphclone import decided, eased, inplace
 from graphclone.decided import ASSERT, MARK, TOLD, deciding
@@ -110,6 +111,13 @@ def capture(
     if rewriting and not _purified(program, rewriting):
         program = _functional(program)
     trace = _unlift(program, _aliases(model, program), _arguments(model, len(args)), writes)
+    if trace.open is not None and trace.open.single:
+        if isinstance(model, ExportedProgram) or isinstance(dynamic, Mapping):
+            raise CaptureError(
+                f"no second size is known that the model allows, beside those of the example: {trace.open}",
+                attempt="dynamic=True, which leaves open what can be tried at two sizes",
+            )
+        return capture(model, args, kwargs, dynamic=trace.open.without(trace.open.single), writes=writes, check=check)
     if asserted([trace.graph]) != decisions:
         raise CaptureError(
             "torch drops the check of a value that decides what the model computes",
@@ -125,6 +133,17 @@ def capture(
     ):
         told.append(differs)
     return replace(trace, remarks=tuple(told))
+
+
+def _handles(inputs: Inputs) -> Inputs:
+    """The same tensors by other handles: torch marks the open dims on those that it is given, and an export that fails leaves them so."""
+    seen: dict[int, Tensor] = {}
+
+    def handle(tensor: Tensor) -> Tensor:
+        return seen.setdefault(id(tensor), tensor.detach().requires_grad_(tensor.requires_grad))
+
+    found: Inputs = pytree.tree_map_only(Tensor, handle, inputs)
+    return found
 
 
 def _parity(model: nn.Module, trace: Trace, inputs: Inputs) -> str | None:
@@ -170,6 +189,7 @@ def _export(
     dropped: list[str],
 ) -> ExportedProgram:
     """`fresh`: the model as it was, for a second attempt: the first may have left something behind."""
+    args, kwargs = _handles((args, kwargs))
     try:
         shapes = shapes_for(dynamic, model, args, kwargs)
         with (

@@ -7,7 +7,7 @@ numbers happen to meet there, is frozen.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,9 +41,19 @@ class Open:
     ranges: Mapping[Any, Any]
 
     @property
+    def single(self) -> set[Any]:
+        """The sizes of which no second one is known, at which a structure that they have by chance would show."""
+        return {symbol for symbol, size in self.sizes.items() if self.other[symbol] == size}
+
+    @property
     def dims(self) -> list[list[int]]:
         """The open dims of each leaf: what `capture(dynamic=…)` takes, as data."""
         return [[dim for dim, size in enumerate(shape or ()) if not isinstance(size, int)] for shape in self.shapes]
+
+    def without(self, closed: Collection[Any]) -> list[list[int]]:
+        """The open dims that none of these sizes has a part in."""
+        shapes = zip(self.dims, self.shapes, strict=True)
+        return [[dim for dim in dims if shape and shape[dim].free_symbols.isdisjoint(closed)] for dims, shape in shapes]
 
     def check(self, leaves: Sequence[Any]) -> None:
         """**Raises** `SizeError` if inputs have a size that the graph was not traced for."""
@@ -167,12 +177,19 @@ def _second(found: Open) -> Sizes:
     """Other sizes that are allowed, as many of them as can be; what was equal stays equal."""
     sizes = dict(found.sizes)
     for old in sorted(set(sizes.values())):
-        for new in (*_primes_above(old), *range(old + 1, old + 9), 2 * old, 3 * old, *range(old - 1, max(1, old - 65), -1)):
+        for new in _others(old):
             trial = {symbol: new if found.sizes[symbol] == old else size for symbol, size in sizes.items()}
             if new > 1 and new not in sizes.values() and found.allows(trial):
                 sizes = trial
                 break
     return sizes
+
+
+def _others(size: int) -> Iterable[int]:
+    """Sizes to try instead of one: near ones, and those that have something in common with it."""
+    yield from (*_primes_above(size), *range(size + 1, size + 9), 2 * size, 3 * size, size - 1)
+    yield from (size * part // whole for whole in range(2, 13) for part in range(2 * whole, 0, -1))
+    yield from range(size - 2, max(1, size - 65), -1)
 
 
 def _primes_above(size: int) -> list[int]:

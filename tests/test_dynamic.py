@@ -16,7 +16,7 @@ from graphclone import axes as algebra
 from graphclone.capture import at_other_sizes
 from graphclone.destination import plan_for
 from graphclone.dynamic import resized
-from graphclone.errors import PlanError, SizeError
+from graphclone.errors import CaptureError, PlanError, SizeError
 from graphclone.execute import fill
 from graphclone.export.pytorch import save_graph
 from graphclone.verify import difference, outputs
@@ -257,6 +257,42 @@ def test_a_size_that_turns_out_not_to_be_open_is_a_number(rows: str) -> None:
         model.out.weight.view(12, 4, 6)[:, [1, 3]] = 0
     torch.testing.assert_close(child(x), model(x))
     assert gc.verify(model, (x,), dynamic=True).passed
+
+
+class Bounded(nn.Module):
+    """Windows of some positions, and no more positions than there are."""
+
+    def __init__(self, window: int, most: int) -> None:
+        super().__init__()
+        self.window, self.most = window, most
+        self.inside = nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = x.shape[1]
+        torch._check(length % self.window == 0)
+        torch._check(length <= self.most)
+        y: Tensor = self.inside(x)
+        return y
+
+
+@pytest.mark.parametrize(("window", "most", "dims"), [(6, 18, [0, 1]), (210, 420, [0, 1]), (18, 18, [0])])
+def test_a_size_of_which_no_second_one_is_known_is_not_open(window: int, most: int, dims: list[int]) -> None:
+    trace = gc.capture(Bounded(window, most), (torch.randn(3, most, 12),), dynamic=True)
+    assert trace.open is not None
+    assert trace.open.dims == [dims]
+    assert not trace.open.single
+
+
+class Undecided(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[: int((x.sum() > 0).long()) + 1] * 2  # of values: with open sizes, torch stops here
+
+
+def test_a_capture_that_fails_leaves_nothing_open_for_the_next_one() -> None:
+    x = torch.randn(3, 11, 12)
+    with pytest.raises(CaptureError):
+        gc.capture(Undecided(), (x,), dynamic=True)
+    assert gc.capture(Undecided(), (x,)).open is None
 
 
 class Windowed(nn.Module):

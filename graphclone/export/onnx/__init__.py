@@ -13,9 +13,8 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from torch import fx, nn
+from torch import nn
 
-from graphclone.decided import ASSERT
 from graphclone.errors import OutputError
 from graphclone.export.onnx import opened as axes
 from graphclone.export.onnx.bench import Latency, latencies
@@ -111,7 +110,7 @@ def export_onnx(
             failures[freedom] = reason(error)
             continue
         remarks = [f"it cannot be exported with {each} left open: {why}" for each, why in failures.items()]
-        return replace(done, remarks=(*_warned(module), *remarks, *done.remarks))
+        return replace(done, remarks=(*[_TOLD] * plain.asserts, *remarks, *done.remarks))
     raise OutputError(
         f"cannot export {type(module).__name__} as ONNX" + (f" in opset {wanted.opset}" if wanted.opset else ""),
         because="\n           ".join(f"with {each} left open: {why}" for each, why in failures.items()),
@@ -119,6 +118,7 @@ def export_onnx(
     )
 
 
+_TOLD = "the graph refuses inputs that decide another computation than the example's; an ONNX file cannot: mind its inputs"
 _ATTEMPT = {
     False: "the PyTorch or Hugging Face form of the child, which needs no export",
     True: "without --opset: the exporter's own is the one that it writes best",
@@ -152,12 +152,6 @@ def reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _warned(module: nn.Module) -> list[str]:
-    asserts = isinstance(module, fx.GraphModule) and any(node.target is ASSERT for node in module.graph.nodes)
-    told = "the graph refuses inputs that decide another computation than the example's; an ONNX file cannot: mind its inputs"
-    return [told] if asserts else []
 
 
 def _exported(plain: Plain, dims: Dims, path: Path, wanted: Wanted) -> Exported:

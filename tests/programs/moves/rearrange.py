@@ -210,6 +210,7 @@ def pad(w: World, x: Tensor) -> Tensor:
         raise Unfit
     amounts = [w.rng.choice((0, 1, 2, -1)) for _ in range(2 * w.rng.randint(1, min(2, x.dim())))]
     if w.coin(0.2):
+        amounts = [max(amount, 0) for amount in amounts]  # torch leaves some of a circular one unwritten where others are cut off
         return F.pad(x, amounts, w.rng.choice(("reflect", "replicate", "circular")))
     return F.pad(x, amounts, value=w.rng.choice((0.0, 0.5)))
 

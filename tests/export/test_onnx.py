@@ -23,6 +23,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+import graphclone as gc
 from graphclone.errors import OutputError
 from graphclone.export.folder import new_file_and_data
 from graphclone.export.onnx import Wanted, export_onnx
@@ -414,3 +415,23 @@ def test_a_small_output_is_not_measured_by_a_large_one_and_a_filled_mask_is_no_v
     with pytest.raises(Disagreement):
         tolerated("x", np.array([1.0, -3.4e38]), np.array([1.1, -3.4e38]), "fp32")
     assert Difference("", 5e-4, 100.0).share < Difference("", 1e-4, 0.1).share
+
+
+class Lengths(nn.Module):
+    """So many rows for each line of a table, and the lines that a mask picks: neither number can be traced without its values."""
+
+    def forward(self, x: Tensor, table: Tensor) -> Tensor:
+        first, second, third = torch.repeat_interleave(table[:, 1], table[:, 0]).unbind()
+        wide, tall = table[table[:, 1] > 4].unbind()
+        return x * first + x.roll(1) * second * third + wide.sum() + tall[0]
+
+
+def test_a_graph_that_asserts_what_values_decide_is_exported_so(tmp_path: Path) -> None:
+    x, table = torch.randn(2, 6), torch.tensor([[1, 5], [0, 3], [2, 7]])
+    child = gc.select(trace := gc.capture(Lengths(), (x, table)), gc.analyze(trace), {})
+    done = export_onnx(child, (x, table), {}, tmp_path / "lengths.onnx")
+    assert done.difference < 1e-5
+    assert len(done.differences) == 3
+    assert any("an ONNX file cannot: mind its inputs" in remark for remark in done.remarks)
+    with pytest.raises(OutputError):  # a model that asserts nothing is not taken at its example's word
+        export_onnx(Lengths(), (x, table), {}, tmp_path / "model.onnx")

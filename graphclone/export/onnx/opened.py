@@ -99,11 +99,10 @@ def opened(plain: Plain, dims: Dims) -> Opened:
     asked = tuple(dict.fromkeys(open_, Dim.AUTO) for open_ in dims)
     try:
         program = _exported(plain, {"tensors": asked} if any(dims) else None)
-    except (
-        Exception
-    ):  # whatever stops the exporter: values that decide sizes, for one, which the graph asserts to be the example's
+    except Exception:  # values that decide sizes, for one
         if any(dims) or not plain.asserts:
             raise
+        # the graph itself asserts that they decide as in the example
         with deciding(plain, plain.inputs, {}):
             program = _exported(plain, None)
     every = [node for node in program.graph.nodes if node.op == "placeholder"]

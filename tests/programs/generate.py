@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from random import Random
 from typing import Any
 
@@ -40,7 +41,10 @@ def _step(world: World, entry: Entry) -> bool:
     """Make a move if it can be made and comes to something."""
     try:
         x = world.value(entry.takes)
-        with torch.no_grad(), enable_python_dispatcher(), world.recording():
+        with warnings.catch_warnings(), torch.no_grad(), enable_python_dispatcher(), world.recording():
+            warnings.simplefilter(
+                "ignore"
+            )  # torch gives some once per process: as errors they would make a move fail the first time
             made = entry.move(world, x)
     except Exception:  # it does not fit, or torch says so in one of many ways
         return False

@@ -167,7 +167,10 @@ def _confirm(trace: Trace, facts: Facts, others: Facts) -> None:
             for ours, theirs in zip(facts.types[node].axes, typed.axes, strict=True):
                 compare(ours, theirs, node)
         for key, axis in facts.sizes.get(node, {}).items():
-            compare(axis, others.sizes[twin][key], node)
+            if (stated := others.sizes.get(twin, {}).get(key)) is not None:
+                compare(axis, stated, node)
+            else:
+                algebra.freeze(axis, Reason("nothing is known of it when the inputs have another size", node))
 
 
 def _follow(facts: Facts) -> None:

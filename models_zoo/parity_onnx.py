@@ -224,6 +224,7 @@ def main() -> int:
     if not names:
         print(f"no model's name matches {asked.only}", file=sys.stderr)
         return 2
+    asked.output.mkdir(parents=True, exist_ok=True)
     import timm  # noqa: F401
     import transformers
 

@@ -377,6 +377,26 @@ def test_a_size_that_values_decide_stands_beside_open_ones() -> None:
     torch.testing.assert_close(child(x), model(x))
 
 
+class Folded(Rows):
+    """All but the first of each row, read where a mask says so, in rows again: how many there are, torch knows at one size only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.arange(x.shape[1]).expand(x.shape[0], -1) > 0
+        out: Tensor = self.down(self.up(x[mask].reshape(x.shape[0], -1, 12)).relu())
+        return out
+
+
+def test_what_values_decide_may_not_fit_at_other_sizes() -> None:
+    model, x = Folded(), torch.randn(3, 11, 12)
+    trace = gc.capture(model, (x,), dynamic=True)
+    layout = gc.analyze(trace)
+    child = gc.select(trace, layout, {layout["hidden"]: range(0, 20, 2)})
+    with torch.no_grad():
+        model.down.weight[:, 1::2] = 0
+    for given in (x, torch.randn(5, 7, 12)):
+        torch.testing.assert_close(child(given), model(given))
+
+
 def test_an_input_may_be_less_wide_beside_open_sizes() -> None:
     model, x = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 5)), torch.randn(3, 11, 12)
     trace = gc.capture(model, (x,), dynamic=True)

@@ -37,6 +37,7 @@ ROOT = Path(__file__).parent.parent
 
 def main() -> int:
     asked = _arguments()
+    asked.output.mkdir(parents=True, exist_ok=True)
     store = asked.output / "convergence.json"
     results: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
     if not asked.page:

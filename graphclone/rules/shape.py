@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,8 @@ def view(op: Op) -> Typed:
         raise Opaque("its bits are read as another type")
     if 0 in shape:
         raise Opaque("it has no elements")
+    if math.prod(shape) != math.prod(axis.size for axis in op.axes("self")):
+        raise Opaque("values decide how many elements it is given, and no others are known at other sizes of the inputs")
     op.shape_only("other")
     axes = regroup(op, op.axes("self"), shape)
     if op.has("other"):

@@ -118,6 +118,8 @@ def main() -> int:
         print(f"no model's name matches {asked.only}", file=sys.stderr)
         return 2
     store, writes = asked.output / "conformance.json", not (asked.only or asked.sample)
+    if writes:
+        asked.output.mkdir(parents=True, exist_ok=True)
     old = json.loads(store.read_text()) if writes and store.exists() and not asked.fresh else {}
     rows: Rows = old["rows"] if old and (asked.again or not old["complete"]) else {}
     some = len(asked.oracle) < len(ORACLES)

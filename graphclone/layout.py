@@ -103,7 +103,7 @@ def analyze(trace: Trace, like: Sequence[Stack] = ()) -> Layout:
     trace = decompose(trace, lambda target: rule_for(target) is not None)
     facts = infer(trace)
     if trace.open is not None:
-        _confirm(trace, facts, infer(at_other_sizes(trace)))
+        _confirm(trace, facts, infer(at_other_sizes(trace), elsewhere=True))
         _follow(facts)
     types = {node: _settled(typed) for node, typed in facts.types.items()}
     parameters = {str(node.target): node for node in trace.graph.nodes if node.op == "get_attr"}
@@ -116,9 +116,9 @@ def analyze(trace: Trace, like: Sequence[Stack] = ()) -> Layout:
     return Layout(trace, factors, stacks, types, contractions, normalised, sizes, least, parameters)
 
 
-def infer(trace: Trace) -> Facts:
+def infer(trace: Trace, elsewhere: bool = False) -> Facts:
     """The facts of a trace, its axes not yet resolved."""
-    facts = Facts(weights=trace.parameters)
+    facts = Facts(weights=trace.parameters, elsewhere=elsewhere)
     for node in trace.graph.nodes:
         if node.op == "call_function":
             apply(node, facts)

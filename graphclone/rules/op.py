@@ -20,6 +20,7 @@ from graphclone import axes as algebra
 from graphclone.axes import Axis, find
 from graphclone.capture import source_line
 from graphclone.dynamic import compound, settled
+from graphclone.errors import SizeError
 
 Axes = tuple[Axis, ...]
 
@@ -62,7 +63,9 @@ class Facts:
 
     `sizes[node][argument, position]` is the axis whose size an integer argument states (position None: a plain integer); `open`
     are the axes of the inputs whose sizes may vary, and `follows` those whose sizes the graph computes from them; `least`, axes of which
-    so many positions have to stay; `weights` are the names of the parameters; `generic` remembers what `ties` found out.
+    so many positions have to stay; `weights` are the names of the parameters; `generic` remembers what `ties` found out; `elsewhere`: the
+    sizes are not the example's, and then what values decide, or what torch does not check (`s` of an attention's keys and values), may
+    not fit.
     """
 
     types: dict[fx.Node, Any] = field(default_factory=dict)
@@ -74,6 +77,7 @@ class Facts:
     least: list[tuple[Axis, int, Reason]] = field(default_factory=list)
     weights: frozenset[str] = frozenset()
     generic: dict[fx.Node, bool] = field(default_factory=dict)
+    elsewhere: bool = False
 
 
 class Opaque(Exception):
@@ -377,34 +381,30 @@ def apply(node: fx.Node, facts: Facts) -> None:
         return
     if node.target is torch.ops.aten.sym_size.int:
         return  # an open size: whoever is given it is looked after by `Op.follow`
-    op, found, value = Op(node, facts), rule_for(node.target) or RULES["otherwise"], node.meta.get("val")
     try:
-        result: Any = found(op) if isinstance(value, (Tensor, tuple, list)) else None
+        facts.types[node] = _typed(node, facts)
     except Opaque as reason:
         _opaque(node, facts, f"opaque, {reason}")
-        return
-    if isinstance(value, Tensor):
-        typed = result if isinstance(result, Typed) else Typed(tuple(result))
-        op.close((typed,))
-        op.follow((typed,))
-        _check(op, typed, shape_of(value))
-        facts.types[node] = typed
-    elif isinstance(value, (tuple, list)):
-        results = [each if isinstance(each, Typed) else Typed(tuple(each)) for each in result]
-        op.close(results)
-        op.follow(results)
-        for typed, each in zip(results, value, strict=True):
-            _check(op, typed, shape_of(each))
-        facts.types[node] = results
-    else:
-        _opaque(node, facts, "its result is no tensor")
+    except SizeError:
+        if not facts.elsewhere:
+            raise
+        _opaque(node, facts, "sizes do not fit here when the inputs have another size")
 
 
-def _check(op: Op, typed: Typed, shape: tuple[int, ...]) -> None:
-    if tuple(axis.size for axis in typed.axes) != shape:
-        raise AssertionError(
-            f"rule of {name_of(op.node.target)} gives {typed.axes} for a result of shape {shape}: {op.node.format_node()}"
-        )
+def _typed(node: fx.Node, facts: Facts) -> Any:
+    """What the rule of an op says of its result, or of each of its results."""
+    op, found, value = Op(node, facts), rule_for(node.target) or RULES["otherwise"], node.meta.get("val")
+    if not isinstance(value, (Tensor, tuple, list)):
+        raise Opaque("its result is no tensor")
+    many = not isinstance(value, Tensor)
+    given: Any = found(op)
+    results = [each if isinstance(each, Typed) else Typed(tuple(each)) for each in (given if many else [given])]
+    op.close(results)
+    op.follow(results)
+    for typed, each in zip(results, value if many else [value], strict=True):
+        if tuple(axis.size for axis in typed.axes) != shape_of(each):
+            raise SizeError(f"rule of {name_of(node.target)} gives {typed.axes} for a result of shape {shape_of(each)}")
+    return results if many else results[0]
 
 
 def _opaque(node: fx.Node, facts: Facts, why: str) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 
 from graphclone import axes as algebra
 from graphclone.axes import UNIT, Axis, Product, concat, product
+from graphclone.errors import SizeError
 from graphclone.rules.op import Axes, Op, Opaque, Typed, as_int, rule
 
 
 def regroup(op: Op, axes: Axes, shape: Sequence[int]) -> Axes:
     """The axes of a row-major reshape: runs of dims with equal products are the same positions, written in other digits."""
+    if math.prod(axis.size for axis in axes) != math.prod(shape):
+        raise SizeError(f"{[axis.size for axis in axes]} cannot be laid out as {list(shape)}")
     result: list[Axis] = []
     source = [digit for axis in reversed(axes) for digit in (reversed(axis.parts) if type(axis) is Product else (axis,))]
     target = list(reversed(shape))
@@ -59,8 +62,6 @@ def view(op: Op) -> Typed:
         raise Opaque("its bits are read as another type")
     if 0 in shape:
         raise Opaque("it has no elements")
-    if math.prod(shape) != math.prod(axis.size for axis in op.axes("self")):
-        raise Opaque("values decide how many elements it is given, and no others are known at other sizes of the inputs")
     op.shape_only("other")
     axes = regroup(op, op.axes("self"), shape)
     if op.has("other"):

@@ -7,14 +7,14 @@ import time
 from random import Random
 
 from tests.programs.generate import generate
-from tests.programs.oracles import judge
-from tests.programs.program import Program
-from tests.programs.survey import Tally, survey
+from tests.programs.opened import opened as played
+from tests.programs.survey import Tally, asks, survey
 
 
-def show(program: Program) -> None:
-    print(program.source())
-    print(judge(program).verdict)
+def show(name: str, opened: bool) -> None:
+    program = generate(Random(name), opened=opened)
+    print(played(program, Random(name)).code if opened else program.source())
+    print(asks(name, opened)(program).verdict)
 
 
 def share(part: int, whole: int) -> str:
@@ -26,13 +26,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--open", action="store_true", help="with open sizes, and judged at two of them")
     parser.add_argument("--program", help="SEED/NUMBER: print this one, and what the oracles say of it")
     options = parser.parse_args()
     if options.program:
-        show(generate(Random(options.program)))
+        show(options.program, options.open)
         return
     began, total = time.perf_counter(), Tally()
-    for tally in survey(options.count, options.seed, options.jobs):
+    for tally in survey(options.count, options.seed, options.jobs, options.open):
         for kind, what, source in tally.faults:
             print(f"\n{kind.upper()} {what}\n{source}", flush=True)
         total.add(tally)
@@ -43,6 +44,8 @@ def main() -> None:
     print(
         f"wrong {counts['wrong']}, crashes {counts['crash']}, unstable {counts['unstable']}, decided by rounding {counts['rounding']}"
     )
+    if options.open:
+        print(f"with sizes that may vary, judged at two of them: {share(counts['two sizes'], counts['programs'])}")
     print(f"free factors {share(counts['free factors'], counts['factors'])} of {counts['factors']}")
     print(f"parameter elements on a free axis {share(counts['free elements'], counts['elements'])}")
     print(f"programs that use each of {len(total.ops)} ops:")

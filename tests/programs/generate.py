@@ -12,17 +12,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 
-from tests.programs import moves  # noqa: F401  (they register themselves)
+from tests.programs import moves  # (they register themselves)
 from tests.programs.program import Program, finish
 from tests.programs.world import MOST_DIMS, MOST_ELEMENTS, MOVES, Entry, World
 
 WEIGHTS = [entry.weight for entry in MOVES]
+SIZED = [entry.weight * (12 if entry.move.__module__ == moves.sized.__name__ else 1) for entry in MOVES]
 
 
-def generate(rng: Random, longest: int = 12) -> Program:
-    """A program of up to `longest` moves on one to three inputs, with one to three results."""
+def generate(rng: Random, longest: int = 12, opened: bool = False) -> Program:
+    """A program of up to `longest` moves on one to three inputs, with one to three results. `opened`: a shorter one, whose first input is
+    (batch, length, unit), with more moves that compute with sizes: what is given in a shape fixes it."""
     world = World(rng)
-    for _ in range(rng.choice((1, 1, 1, 2, 2, 3))):
+    if opened:
+        world.values.append(world.input(rng.choice((2, 6, 11, 11)), rng.choice((8, 9, 16, 26)), rng.choice((3, 4, 5, 6))))
+    for _ in range(rng.choice((0, 0, 1, 2) if opened else (1, 1, 1, 2, 2, 3))):
         sizes = [world.size() for _ in range(rng.choice((1, 2, 2, 3, 3, 4)))]
         while math.prod(sizes) > 500:
             sizes[sizes.index(max(sizes))] = rng.choice((2, 3))
@@ -30,9 +34,9 @@ def generate(rng: Random, longest: int = 12) -> Program:
     if rng.random() < 0.3:
         bound = world.size()
         world.values.append(world.integers(bound, *(world.size() for _ in range(rng.choice((1, 2))))))
-    for _ in range(rng.randint(2, longest)):
+    for _ in range(rng.randint(1, longest // 2) if opened else rng.randint(2, longest)):
         for _ in range(20):
-            if _step(world, rng.choices(MOVES, WEIGHTS)[0]):
+            if _step(world, rng.choices(MOVES, SIZED if opened else WEIGHTS)[0]):
                 break
     return _finished(world)
 

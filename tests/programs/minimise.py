@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, fx
 
-from tests.programs.oracles import judge
+from tests.programs.oracles import Outcome, judge
 from tests.programs.program import Program, tidy
 
 
-def minimise(program: Program, steps: int = 400) -> Program:
+def minimise(program: Program, judge: Callable[[Program], Outcome] = judge, steps: int = 400) -> Program:
     """The smallest program found that has a fault of the same kind."""
     fault = judge(program).fault
     improved = True

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from graphclone import axes as algebra
-from graphclone.axes import Factor
+from graphclone.axes import Axis, Factor
 from graphclone.execute.graph import resize
 from graphclone.execute.memory import pick
 from graphclone.layout import Layout, analyze
@@ -33,12 +33,14 @@ SEEDS = 2
 
 @dataclass(frozen=True)
 class Outcome:
-    """`wrong`: the oracles that failed; `crash`: what was raised instead of an answer."""
+    """`wrong`: the oracles that failed; `crash`: what was raised instead of an answer; `sizes`: at how many sizes of the inputs they were
+    asked."""
 
     wrong: tuple[str, ...] = ()
     crash: str = ""
     unstable: bool = False
     rounding: bool = False
+    sizes: int = 1
     layout: Layout | None = field(default=None, repr=False)
 
     @property
@@ -54,33 +56,42 @@ class Outcome:
 
 def judge(program: Program) -> Outcome:
     """Analyse a program and ask all oracles."""
-    layout, wrong = None, []
+    layout = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trace = program.trace()
-            layout = analyze(trace)
-            for name, error, keep in _verdicts(program, layout):
-                if not error <= TOLERANCE:
-                    if rounding_decides(program, layout, keep):
-                        return Outcome(rounding=True, layout=layout)
-                    wrong.append(f"{name}: differs by {error:.1e}")
+            layout = analyze(program.trace())
+            return asked(program, layout, [factor for factor in layout.factors if factor.frozen is None])
     except Exception as error:  # whatever it is, it is no answer
-        lines = str(error).strip().splitlines() or [""]
-        return Outcome(crash=f"{type(error).__name__}: {lines[0][:300]}", layout=layout)
+        return crashed(error, layout)
+
+
+def crashed(error: Exception, layout: Layout | None) -> Outcome:
+    lines = str(error).strip().splitlines() or [""]
+    return Outcome(crash=f"{type(error).__name__}: {lines[0][:300]}", layout=layout)
+
+
+def asked(program: Program, layout: Layout, free: Sequence[Factor]) -> Outcome:
+    """What the oracles say of a program and its layout, when `free` is all that a child may have less of."""
+    wrong = []
+    for name, error, keep in _verdicts(program, layout, free):
+        if not error <= TOLERANCE:
+            if rounding_decides(program, layout, keep):
+                return Outcome(rounding=True, layout=layout)
+            wrong.append(f"{name}: differs by {error:.1e}")
     if wrong and unstable(program):
         return Outcome(unstable=True, layout=layout)
     return Outcome(tuple(wrong), layout=layout)
 
 
-def _verdicts(program: Program, layout: Layout) -> Iterator[tuple[str, float, Keep]]:
+def _verdicts(program: Program, layout: Layout, free: Sequence[Factor]) -> Iterator[tuple[str, float, Keep]]:
     """Each oracle, by how much it fails, and the child that it looked at."""
     trace, inputs, expected = layout.trace, (program.inputs, {}), program.expected
     yield "identity", identity(trace, layout, inputs, expected).error, {}
-    yield "permutation", permutation(trace, layout, inputs, expected, 0).error, {}
+    if len(free) == sum(factor.frozen is None for factor in layout.factors):
+        yield "permutation", permutation(trace, layout, inputs, expected, 0).error, {}
     if maskable(layout):
         yield "masked parent", masked_parent(trace, layout, inputs, 0).error, {}
-    free = [factor for factor in layout.factors if factor.frozen is None]
     if not free:
         return
     for seed in range(SEEDS):
@@ -94,7 +105,7 @@ def _verdicts(program: Program, layout: Layout) -> Iterator[tuple[str, float, Ke
         shrunk = child(program, layout, keep)
         yield (
             f"shrunk {seed}",
-            0.0 if _sizes(shrunk) == [sizes(layout, node, keep) for node in _results(layout)] else float("inf"),
+            0.0 if _sizes(shrunk) == _sizes(sliced(layout, expected, keep)) else float("inf"),
             keep,
         )
         moved = [_reordered(layout, node, value, keep, other) for node, value in zip(_results(layout), shrunk, strict=True)]
@@ -104,14 +115,9 @@ def _verdicts(program: Program, layout: Layout) -> Iterator[tuple[str, float, Ke
 def child(program: Program, layout: Layout, keep: Keep, jitter: torch.Generator | None = None) -> list[Tensor]:
     """The results of the child, interpreted."""
     trace = layout.trace
-    state = {
-        name: pick(tensor, [algebra.select(axis, keep) for axis in layout.axes(name)]) for name, tensor in program.state.items()
-    }
+    state = {name: _kept(tensor, layout.axes(name), keep) for name, tensor in program.state.items()}
     given = [node for node in trace.graph.nodes if node.op == "placeholder"]
-    inputs = [
-        pick(tensor, [algebra.select(axis, keep) for axis in layout.types[node].axes])
-        for node, tensor in zip(given, program.inputs, strict=True)
-    ]
+    inputs = [_kept(tensor, layout.types[node].axes, keep) for node, tensor in zip(given, program.inputs, strict=True)]
     return run(resize(layout, keep)[0], inputs, state, jitter=jitter)
 
 
@@ -123,20 +129,25 @@ def _sizes(values: Sequence[Tensor]) -> list[list[int]]:
     return [list(value.shape) for value in values]
 
 
-def sizes(layout: Layout, node: torch.fx.Node, keep: Keep) -> list[int]:
-    return [algebra.size(axis, keep) for axis in layout.types[node].axes]
-
-
 def sliced(layout: Layout, values: Sequence[Tensor], keep: Keep) -> list[Tensor]:
-    return [
-        pick(value, [algebra.select(axis, keep) for axis in layout.types[node].axes])
-        for node, value in zip(_results(layout), values, strict=True)
-    ]
+    return [_kept(value, layout.types[node].axes, keep) for node, value in zip(_results(layout), values, strict=True)]
+
+
+def _kept(tensor: Tensor, axes: Sequence[Axis], keep: Keep) -> Tensor:
+    """What a child keeps of a tensor. (An axis that keeps everything may be open, and then has another size than its term.)"""
+    sizes = zip(axes, tensor.shape, strict=True)
+    return pick(tensor, [algebra.select(axis, keep) if _loses(axis, keep) else range(size) for axis, size in sizes])
+
+
+def _loses(axis: Axis, keep: Keep) -> bool:
+    return not keep.keys().isdisjoint(algebra.factors(axis))
 
 
 def _reordered(layout: Layout, node: torch.fx.Node, value: Tensor, keep: Keep, other: Keep) -> Tensor:
     """A result of the child of `keep` in the order of `other`."""
     for dim, axis in enumerate(layout.types[node].axes):
+        if not _loses(axis, keep):
+            continue
         place = {position: index for index, position in enumerate(algebra.select(axis, keep))}
         value = value.index_select(
             dim, torch.tensor([place[position] for position in algebra.select(axis, other)], dtype=torch.long)
@@ -164,7 +175,8 @@ def least(layout: Layout, factor: Factor) -> int:
             axes = layout.types[node.args[0]].axes
             dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", -1)
             if axes and factor in algebra.factors(axes[dim]):
-                fewest = max(fewest, min(node.args[1], factor.size))
+                count = node.args[1]  # of open sizes: a node
+                fewest = max(fewest, min(count, factor.size) if isinstance(count, int) else factor.size)
     return fewest
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
@@ -16,7 +16,9 @@ from graphclone.layout import Layout
 from graphclone.rules import name_of
 from tests.programs.generate import generate
 from tests.programs.minimise import minimise
-from tests.programs.oracles import judge
+from tests.programs.opened import judge_open
+from tests.programs.oracles import Outcome, judge
+from tests.programs.program import Program
 
 PORTION = 50
 
@@ -35,27 +37,32 @@ class Tally:
         self.faults += other.faults
 
 
-def portion(job: tuple[int, int, int]) -> Tally:
+def asks(name: str, opened: bool) -> Callable[[Program], Outcome]:
+    """Who judges the program of this name: with its sizes as they are, or with open ones."""
+    return (lambda program: judge_open(program, Random(name))) if opened else judge
+
+
+def portion(job: tuple[int, int, int, bool]) -> Tally:
     """The programs from `first` to `last` of a seed; program n of a seed is the same wherever it is drawn."""
-    seed, first, last = job
+    seed, first, last, opened = job
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     tally = Tally()
     for number in range(first, last):
-        program = generate(Random(f"{seed}/{number}"))
+        name = f"{seed}/{number}"
+        program, ask = generate(Random(name), opened=opened), asks(name, opened)
         tally.ops.update({name_of(node.target) for node in program.calls})
-        outcome = judge(program)
-        tally.counts.update(
-            {"programs": 1, "calls": len(program.calls), "unstable": outcome.unstable, "rounding": outcome.rounding}
-        )
+        outcome = ask(program)
+        tally.counts.update({"programs": 1, "calls": len(program.calls), "two sizes": outcome.sizes == 2})
+        tally.counts.update({"unstable": outcome.unstable, "rounding": outcome.rounding})
         if outcome.layout is not None:
             tally.counts.update(freedom(outcome.layout))
         if outcome.fault:
             kind = outcome.fault.split()[0]
             tally.counts[kind] += 1
-            small = minimise(program)
-            again = judge(small)
-            tally.faults.append((kind, f"program {seed}/{number}: {again.crash or '; '.join(again.wrong)}", small.source()))
+            small = minimise(program, ask)
+            again = ask(small)
+            tally.faults.append((kind, f"program {name}: {again.crash or '; '.join(again.wrong)}", small.source()))
     return tally
 
 
@@ -74,8 +81,8 @@ def freedom(layout: Layout) -> Counter[str]:
     return counted
 
 
-def survey(count: int, seed: int, jobs: int) -> Iterator[Tally]:
-    work = [(seed, first, min(first + PORTION, count)) for first in range(0, count, PORTION)]
+def survey(count: int, seed: int, jobs: int, opened: bool = False) -> Iterator[Tally]:
+    work = [(seed, first, min(first + PORTION, count), opened) for first in range(0, count, PORTION)]
     if jobs == 1:
         yield from map(portion, work)
         return

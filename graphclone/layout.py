@@ -163,9 +163,10 @@ def _confirm(trace: Trace, facts: Facts, others: Facts) -> None:
             algebra.freeze(a, Reason("it is made of other parts when the inputs have another size", node))
 
     for node, (twin, typed) in zip(facts.types, others.types.items(), strict=True):
-        if node.op == "get_attr":
+        if node.op in ("get_attr", "placeholder"):
             for ours, theirs in zip(facts.types[node].axes, typed.axes, strict=True):
-                compare(ours, theirs, node)
+                if not _among(ours, facts.open):
+                    compare(ours, theirs, node)
         for key, axis in facts.sizes.get(node, {}).items():
             if (stated := others.sizes.get(twin, {}).get(key)) is not None:
                 compare(axis, stated, node)
@@ -174,14 +175,21 @@ def _confirm(trace: Trace, facts: Facts, others: Facts) -> None:
 
 
 def _follow(facts: Facts) -> None:
-    """Freeze what parameters have of a size that the graph computes from open ones, or of one of these: a child computes it as before."""
-    parameters = {factor for node, typed in facts.types.items() if node.op == "get_attr" for factor in _factors(typed.axes)}
+    """Freeze what parameters, and inputs in dims that are not open, have of a size that the graph computes from open ones, or of one of
+    these: a child computes it as before."""
+    given = (axis for node, typed in facts.types.items() if node.op in ("get_attr", "placeholder") for axis in typed.axes)
+    inside = set(_factors(axis for axis in given if not _among(axis, facts.open)))
     for axis in facts.open:
-        for factor in parameters.intersection(algebra.factors(axis)):
+        for factor in inside.intersection(algebra.factors(axis)):
             algebra.freeze(factor, Reason("an open size of an input has it as a part"))
     for axis, node in facts.follows:
-        for factor in parameters.intersection(algebra.factors(axis)):
+        for factor in inside.intersection(algebra.factors(axis)):
             algebra.freeze(factor, Reason("a size that is computed from open sizes", node))
+
+
+def _among(axis: Axis, axes: Iterable[Axis]) -> bool:
+    """Whether it is one of these; another of the same parts is not."""
+    return any(axis is each for each in axes)
 
 
 def _factors(axes: Iterable[Axis]) -> Iterator[Factor]:

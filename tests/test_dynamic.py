@@ -339,6 +339,57 @@ def test_a_part_of_an_open_size_of_an_input_is_frozen() -> None:
     assert "an open size of an input has it as a part" in str(heads.frozen)
 
 
+class Halved(nn.Module):
+    """Three channels, of which the number is written as half of a width of six (or of seven)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x.reshape(x.shape[3] // 2, x.shape[3] // 2, x.shape[2] * x.shape[3])
+        return out
+
+
+def test_a_part_of_an_input_that_the_graph_writes_as_an_open_size_is_frozen() -> None:
+    layout = gc.analyze(gc.capture(Halved(), (torch.randn(3, 3, 5, 6),), dynamic=True))
+    (channels,) = (factor for factor in layout.factors if factor.name == "x.1")
+    assert "a size that is computed from open sizes" in str(channels.frozen)
+
+
+class Interleaved(nn.Module):
+    """Every other one of three copies of each: with rows of twelve, the same of each row; with rows of seventeen, not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.repeat_interleave(3)[::2]
+
+
+def test_what_holds_of_an_input_at_the_example_sizes_only_is_frozen() -> None:
+    def free(dynamic: Any) -> bool:
+        layout = gc.analyze(gc.capture(Interleaved(), (torch.randn(2, 12),), dynamic=dynamic))
+        (rows,) = (factor for factor in layout.factors if factor.name == "x.0")
+        return rows.frozen is None
+
+    assert free(False)
+    assert not free({"x": {1: torch.export.Dim.AUTO}})
+
+
+class Normed(nn.Module):
+    """A norm over as many units as a quarter of the length; then the best of nine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(4, 2), nn.Linear(2, 9)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        y = nn.functional.layer_norm(self.table(ids), [ids.shape[1] // 4])
+        best: Tensor = self.out(y).argmax(-1)
+        return best
+
+
+def test_a_norm_may_be_over_as_many_units_as_an_open_size_says() -> None:
+    model, ids = Normed(), torch.randint(4, (6, 8))
+    layout = gc.analyze(gc.capture(model, (ids,), dynamic=True))
+    (width,) = (factor for factor in layout.factors if ("table.weight", 1) in factor.slots)
+    assert "open sizes" in str(width.frozen)
+
+
 class Top(nn.Module):
     def __init__(self) -> None:
         super().__init__()

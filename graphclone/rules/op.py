@@ -301,15 +301,18 @@ class Op:
         self._read.update(names)
 
     def sizes(self, name: str, axes: Axis | Sequence[Axis], first: int = 0) -> None:
-        """Say that an integer argument (or a list, from position `first`) states the size of an axis."""
-        if name not in self.args or self.args[name] is None:
+        """Say that an integer argument (or a list, from position `first`) states the size of an axis. What the graph computes from open
+        sizes states it for good: a child computes it as before."""
+        if self.args.get(name) is None:
             return
-        stated = self.facts.sizes.setdefault(self.node, {})
+        places: Iterable[tuple[int | None, Axis]] = [(None, cast(Axis, axes))]
         if isinstance(axes, (list, tuple)):
-            given = self.args[name]
-            stated.update({(name, i): a for i, a in enumerate(axes, first) if not isinstance(given[i], fx.Node)})
-        elif not isinstance(self.args[name], fx.Node):
-            stated[name, None] = cast(Axis, axes)
+            places = enumerate(axes, first)
+        for place, axis in places:
+            if isinstance(self.args[name] if place is None else self.args[name][place], fx.Node):
+                self.facts.follows.append((axis, self.node))
+            else:
+                self.facts.sizes.setdefault(self.node, {})[name, place] = axis
 
     # -- the closed world ------------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ def view(op: Op) -> Typed:
         if isinstance(stated, (list, tuple)):
             first = op.dim("dim", len(op.axes("self"))) if name == "sizes" else 0
             for index, size in enumerate(stated):
-                if isinstance(size, int) and size >= 0:
+                if not isinstance(size, int) or size >= 0:
                     op.sizes(name, [axes[first + index]], index)
     op.reads("self")
     return Typed(axes, typed.domain)
@@ -132,7 +132,7 @@ def expand(op: Op) -> Typed:
     stated = op.get("size")
     if isinstance(stated, (list, tuple)):
         for index, size in enumerate(stated):
-            if isinstance(size, int) and size >= 0:
+            if not isinstance(size, int) or size >= 0:
                 op.sizes("size", [result[index]], index)
     return Typed(tuple(result), op.type("self").domain)
 

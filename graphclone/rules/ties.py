@@ -18,7 +18,7 @@ from torch import fx
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis, Factor
-from graphclone.rules.op import Facts, Op, Typed, identity, mixing, name_of, rule_for, shape_of
+from graphclone.rules.op import Facts, Op, Typed, as_int, identity, mixing, name_of, rule_for, shape_of
 
 
 def _names(text: str) -> frozenset[str]:
@@ -323,7 +323,7 @@ def _degenerate(node: fx.Node, facts: Facts) -> bool:
         return 0 in node.args[1:]
     if name in ("layer_norm", "rms_norm"):
         operand = node.all_input_nodes[0]  # of spread copies
-        return bool(math.prod(op["normalized_shape"]) < 3) or _size(_source(operand)) < _size(operand)
+        return bool(math.prod(map(as_int, op["normalized_shape"])) < 3) or _size(_source(operand)) < _size(operand)
     if name == "group_norm":
         return bool(math.prod(shape[1:]) < 3 * op["num_groups"])
     if name in ("sum", "mean"):

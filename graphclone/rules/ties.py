@@ -45,7 +45,10 @@ _BEST = ("topk", "max", "min", "amax", "amin", "kthvalue", "median")
 
 def differs(node: fx.Node, axis: Axis, facts: Facts) -> bool:
     """Whether the values of a node at any two positions of one of its axes are surely different."""
-    factors = list(algebra.factors(axis))
+    return _differ(node, list(algebra.factors(axis)), facts)
+
+
+def _differ(node: fx.Node, factors: list[Factor], facts: Facts) -> bool:
     waiting, seen = [node], {node}
     while waiting:
         each = waiting.pop()
@@ -95,7 +98,10 @@ def _carriers(node: fx.Node, factors: list[Factor], facts: Facts) -> list[fx.Nod
         return sources if generic(node, facts) else []
     if name in _BEST:  # of other positions the best are others
         return sources[:1] if not set(factors) & _ranked(node, facts) else []
-    return sources if _passes(node) or (name in _SMOOTH | _FOLDS and not _degenerate(node, facts)) else []
+    if _passes(node):  # what is made of several has each of their values
+        values = _read(node)
+        return values[:1] if all(_differ(each, factors, facts) for each in values[1:]) else []
+    return sources if name in _SMOOTH | _FOLDS and not _degenerate(node, facts) else []
 
 
 def _ranked(node: fx.Node, facts: Facts) -> set[Factor]:

@@ -286,6 +286,10 @@ class Several(nn.Module):
                 return nn.functional.conv3d(volumes, weight) + nn.functional.conv3d(
                     volumes, weight, torch.ones(2), padding=(0, 0, 0)
                 )
+            case "powers":
+                whole = (x * 3).round().long()
+                powers = torch.tensor(1000000007) ** torch.arange(8) % 1000 + 3 ** whole.abs() + whole**3
+                return x + powers + (whole.sign() ** (whole - 2)) + (2 + whole.abs()) ** (whole.clamp(max=2) - 3)
             case "squeezed":
                 return x.squeeze(1).squeeze((0, 2)) + x.unsqueeze(2).squeeze((1, 2))
             case "quantiles":
@@ -325,6 +329,7 @@ class Several(nn.Module):
         "put",
         "volumes",
         "squeezed",
+        "powers",
         "quantiles",
         "so far",
         "sorted",

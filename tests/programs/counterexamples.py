@@ -188,3 +188,28 @@ def symmetric_sums_tie(v: Tensor, table: Tensor) -> Tensor:
 def straight_through_ties(x: Tensor, w: Tensor, table: Tensor) -> Tensor:
     score = F.linear(x, w)
     return table[(score + (score.sign() - score).detach()).argmax(-1)]
+
+
+@counterexample("x 13 5", "table 5 2")
+def copies_as_wide_as_another_tie(x: Tensor, table: Tensor) -> Tensor:
+    return table[x.mean(-1, keepdim=True).expand_as(x).topk(2).indices]
+
+
+@counterexample("x 13 5", "table 5 2")
+def copies_in_the_shape_of_another_tie(x: Tensor, table: Tensor) -> Tensor:
+    return table[x.mean(-1, keepdim=True).expand(13, 5).view_as(x).topk(2).indices]
+
+
+@counterexample("x 13 5", "table 5 2")
+def some_rows_of_a_concatenation_tie(x: Tensor, table: Tensor) -> Tensor:
+    return table[torch.cat([x, x.mean(-1, keepdim=True).expand(13, 5)]).topk(2).indices]
+
+
+@counterexample("x 13 5", "table 5 2")
+def one_of_a_stack_ties(x: Tensor, table: Tensor) -> Tensor:
+    return table[torch.stack([x, x.mean(-1, keepdim=True).expand(13, 5)]).argmax(-1)]
+
+
+@counterexample("x 13 5", "table 5 2")
+def rows_put_into_others_tie(x: Tensor, table: Tensor) -> Tensor:
+    return table[torch.slice_scatter(x, x.mean(-1, keepdim=True).expand(13, 5)[:4], 0, 2, 6).topk(2).indices]

@@ -26,7 +26,7 @@ def best(w: World, x: Tensor) -> Sequence[Tensor]:
         values, found = x.topk(w.rng.randint(1, min(n, 3)), dim)
         return [values, w.bounded(found, n)]
     if which == 1:
-        values, found = w.pick([x.max, x.min, x.median])(dim, keep)
+        values, found = w.pick([x.max, x.min, x.contiguous().median])(dim, keep)  # torch's median of spread copies is garbage
         return [values, w.bounded(found, n)]
     if which == 2:
         return [w.bounded(x.argsort(dim), n)]
@@ -228,7 +228,7 @@ def through_a_mask(w: World, x: Tensor) -> Tensor:
         lambda: x.masked_scatter(mask, w.parameter(x.numel())),
         lambda: x.index_put((mask,), w.parameter()),
         lambda: x[w.pick([v for v in w.values if v.dtype == torch.bool and v.shape == x.shape[: v.dim()]])],
-        lambda: torch.bucketize(x, aten.linspace(-1, 1, 4, dtype=x.dtype)),
-        lambda: torch.searchsorted(w.parameter(5).sort().values, x.contiguous()),
+        lambda: w.bounded(torch.bucketize(x, aten.linspace(-1, 1, 4, dtype=x.dtype)), 5),
+        lambda: w.bounded(torch.searchsorted(w.parameter(5).sort().values, x.contiguous()), 6),
     ]
     return w.pick(options)()

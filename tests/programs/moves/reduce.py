@@ -27,7 +27,7 @@ def fold_one(w: World, x: Tensor) -> Tensor:
     options = [
         lambda: x.prod(dim, keep),
         lambda: x.max(dim, keep).values,
-        lambda: x.median(dim, keep).values,
+        lambda: x.contiguous().median(dim, keep).values,
         lambda: (x > 0).sum(dim, keep).double(),
         lambda: (x > 0.5).any(dim, keep).double(),
         lambda: x.sum() + x,

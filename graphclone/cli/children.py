@@ -31,6 +31,12 @@ def load(asked: Asked, trusted: str = "") -> Parent:
     )
 
 
+def is_written(spec: str) -> bool:
+    """Whether it is a rewritten graph, as the module that graphclone wrote."""
+    folder = Path(spec).expanduser()
+    return (folder / RECORD).is_file() and Record.load(folder).kind == "source"
+
+
 def _child(folder: Path, record: Record, asked: Asked, trusted: str) -> Parent:
     if asked.arg or asked.checkpoint is not None:
         raise SourceError(f"'{folder}' takes no --arg and no --checkpoint", because=f"its {RECORD} says how it is built")

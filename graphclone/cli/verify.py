@@ -22,18 +22,19 @@ from graphclone.verify import Report, Verdict, fitted_in
 
 
 def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int, dynamic: bool | None) -> None:
-    plan, child = None, None
+    plan, child, given = None, None, None
     if is_child:
         plan = _plan(model)
         with working(f"loading {model}"):
             loaded = children.load(Asked(model, [], [], None, asked.allow_pickle, asked.trust_remote_code), trusted=asked.spec)
             child = loaded.module
+        if not asked.input and children.is_written(model):
+            given = loaded.args, loaded.kwargs  # its plan's, which may be all that it takes
     with working(f"loading {asked.spec}"):
         parent = children.load(asked)
+    args, kwargs = given or (parent.args, parent.kwargs)
     with working("running the oracles"):
-        verdicts = gc.verify(
-            parent.program or parent.module, parent.args, parent.kwargs, plan=plan, child=child, seed=seed, dynamic=dynamic
-        )
+        verdicts = gc.verify(parent.program or parent.module, args, kwargs, plan=plan, child=child, seed=seed, dynamic=dynamic)
     if plan is not None and child is not None and plan.fitted:
         verdicts = _with_fitted(verdicts, plan, child, Record.load(Path(model).expanduser()))
     if as_json:

@@ -23,7 +23,7 @@ LLAMA = ROOT / "graphclone" / "demo" / "parents" / "byte-llama"
 def test_what_python_saved_is_inspected_verified_and_exported_also_elsewhere(run: Run, tmp_path: Path) -> None:
     parent = AutoModelForCausalLM.from_pretrained(LLAMA, dtype="float32", attn_implementation="sdpa").eval()
     parent.config.use_cache = False
-    trace = gc.capture(parent, kwargs={"input_ids": torch.randint(256, (2, 11))})
+    trace = gc.capture(parent, kwargs={"input_ids": torch.randint(256, (3, 17))})
     plan = gc.plan(gc.analyze(trace), width={"residual": 0.5}, depth=2)
     assert gc.save(plan, parent, tmp_path / "saved", trace=trace, source=LLAMA) == ()
     shutil.move(tmp_path / "saved", tmp_path / "elsewhere" / "child")

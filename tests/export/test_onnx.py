@@ -288,7 +288,7 @@ class Several(nn.Module):
                 )
             case "powers":
                 whole = (x * 3).round().long()
-                powers = torch.tensor(1000000007) ** torch.arange(8) % 1000 + 3 ** whole.abs() + whole**3
+                powers = torch.tensor(1000000007) ** torch.arange(8) % 1000 + whole**3 + 0 ** (whole.abs() + (1 << 20))
                 return x + powers + (whole.sign() ** (whole - 2)) + (2 + whole.abs()) ** (whole.clamp(max=2) - 3)
             case "squeezed":
                 return x.squeeze(1).squeeze((0, 2)) + x.unsqueeze(2).squeeze((1, 2))

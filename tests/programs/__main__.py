@@ -7,7 +7,7 @@ import time
 from random import Random
 
 from tests.programs.generate import generate
-from tests.programs.opened import opened as played
+from tests.programs.opened import played
 from tests.programs.survey import Tally, asks, survey
 
 

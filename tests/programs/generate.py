@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 
-from tests.programs import moves  # (they register themselves)
+from tests.programs import moves
 from tests.programs.program import Program, finish
 from tests.programs.world import MOST_DIMS, MOST_ELEMENTS, MOVES, Entry, World
 
@@ -46,9 +46,8 @@ def _step(world: World, entry: Entry) -> bool:
     try:
         x = world.value(entry.takes)
         with warnings.catch_warnings(), torch.no_grad(), enable_python_dispatcher(), world.recording():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch gives some once per process: as errors they would make a move fail the first time
+            # torch gives some once per process: as errors they would make a move fail the first time only
+            warnings.simplefilter("ignore")
             made = entry.move(world, x)
     except Exception:  # it does not fit, or torch says so in one of many ways
         return False

@@ -28,7 +28,7 @@ from tests.programs.program import Program, run
 Size = tuple[fx.Node, int, int]  # an input, a dim of it, and its size
 
 
-def opened(program: Program, rng: Random) -> fx.GraphModule:
+def played(program: Program, rng: Random) -> fx.GraphModule:
     """The program as a module that computes numbers from the sizes of its inputs: nearly all that may come from some of these."""
     graph, env = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.output(graph.graph_copy(program.graph, env))
@@ -100,7 +100,7 @@ def _size(graph: fx.Graph, size: Size) -> fx.Node:
 
 def judge_open(program: Program, rng: Random) -> Outcome:
     """What the oracles say of the program with open sizes, at both sizes. (At none, if it has no open ones.)"""
-    layout, module = None, opened(program, rng)
+    layout, module = None, played(program, rng)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

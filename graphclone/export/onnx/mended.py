@@ -210,9 +210,6 @@ def _polynomial(tensor: Tensor, coefficients: Sequence[float]) -> Tensor:
     return functools.reduce(lambda found, each: found * tensor + each, coefficients[1:], torch.full_like(tensor, coefficients[0]))
 
 
-_MOST_BITS = 16  # of an exponent that the graph computes
-
-
 @_for(aten.pow.Tensor_Tensor, aten.pow.Tensor_Scalar, aten.pow.Scalar)
 def power(base: Any, exponent: Any) -> Any:
     """Of integers, by squaring: the runtime goes by way of real numbers, which have not all digits of a hash, and do not wrap around."""
@@ -221,7 +218,7 @@ def power(base: Any, exponent: Any) -> Any:
     dtype = torch.result_type(base, exponent)
     base = base.to(torch.int64) if isinstance(base, Tensor) else torch.full((), base, dtype=torch.int64)
     square, found, rest = base, torch.ones((), dtype=torch.int64), abs(exponent)
-    for _ in range(_MOST_BITS if isinstance(exponent, Tensor) else exponent.bit_length()):
+    for _ in range(63 if isinstance(exponent, Tensor) else exponent.bit_length()):
         if isinstance(rest, Tensor):
             found = torch.where(rest % 2 == 1, found * square, found)
         elif rest % 2:

@@ -96,6 +96,10 @@ def capture(
 
     **Raises** `CaptureError` with the place in the model that torch.export cannot trace.
     """
+    if not isinstance(args, tuple):
+        raise CaptureError(
+            f"`args` cannot be a {type(args).__name__}", attempt="a tuple: (x,) for a single input; named ones are `kwargs`"
+        )
     backwards: list[str] = []
     dropped: list[str] = []
     if isinstance(model, ExportedProgram):

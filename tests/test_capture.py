@@ -118,6 +118,12 @@ class Failing(nn.Module):
         return x @ torch.zeros(5, 5)
 
 
+def test_a_single_input_that_is_in_no_tuple_is_told_so() -> None:
+    with pytest.raises(CaptureError, match=r"cannot be a Tensor") as caught:
+        gc.capture(nn.Linear(2, 2), torch.ones(1, 2))  # type: ignore[arg-type]
+    assert "(x,)" in str(caught.value)
+
+
 @pytest.mark.parametrize("model", [Branching(4, 4), Failing()])
 def test_a_model_that_cannot_be_exported_is_told_where_and_what_to_do(model: nn.Module) -> None:
     with pytest.raises(CaptureError) as caught:

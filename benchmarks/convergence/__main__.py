@@ -5,6 +5,7 @@ python -m benchmarks.convergence --task text --arm paper full
 python -m benchmarks.convergence --size tiny deep             few arms on a smaller grid, children of other sizes
 python -m benchmarks.convergence --task text vision --long    few arms, trained for longer (after the ordinary grid of these)
 python -m benchmarks.convergence --task text --scale 4 --device cuda -o DIR    a larger parent, trained first into DIR/parents
+python -m benchmarks.convergence --begun                      train nothing: time anew how long the children of what has been run take
 python -m benchmarks.convergence --page                       only the page, from what has been run
 
 It writes benchmarks/convergence.json, CONVERGENCE.md and a plot of each task and size. The task `minilm` is there where its parent is
@@ -17,6 +18,7 @@ import argparse
 import json
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from benchmarks.convergence import scaled
 from benchmarks.convergence.arms import EVERY
 from benchmarks.convergence.grid import Results, grid_for
 from benchmarks.convergence.page import write
-from benchmarks.convergence.pool import done
+from benchmarks.convergence.pool import Child, begun, done
 from benchmarks.convergence.races import RACES, SIZES, Variant, installed
 from benchmarks.convergence.runs import DISTILLED, FEW, Run, offered
 
@@ -40,7 +42,10 @@ def main() -> int:
     asked.output.mkdir(parents=True, exist_ok=True)
     store = asked.output / "convergence.json"
     results: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
-    if not asked.page:
+    if asked.begun:
+        _timed(asked, results)
+        _kept(store, results)
+    elif not asked.page:
         variants = [Variant(task, size, asked.scale, asked.device) for task in asked.task for size in asked.size]
         try:
             folders = {
@@ -50,13 +55,31 @@ def main() -> int:
             }
             for run, result in done(lambda: _ready(asked, variants, results), asked.jobs, folders):
                 results[run.key] = result
-                lines = (f"{json.dumps(key)}: {json.dumps(results[key])}" for key in sorted(results))
-                store.write_text("{\n" + ",\n".join(lines) + "\n}\n")  # one run a line
+                _kept(store, results)
                 print(f"{run.key}: {result.get('error') or result['loss'][-1]}", flush=True)
         except KeyboardInterrupt:
             print("interrupted; the same command goes on from here", file=sys.stderr)
     write(asked.output, results, asked.short)
     return 0
+
+
+def _kept(store: Path, results: Results) -> None:
+    lines = (f"{json.dumps(key)}: {json.dumps(results[key])}" for key in sorted(results))
+    store.write_text("{\n" + ",\n".join(lines) + "\n}\n")  # one run a line
+
+
+def _timed(asked: argparse.Namespace, results: dict[str, Any]) -> None:
+    """How long children take to be made, into the runs of the same child. Those of a parent that is scaled up are left as they are."""
+    runs = defaultdict[Child, list[str]](list)
+    for key, result in results.items():
+        told, arm, *_, seed = key.split(" | ")
+        variant = Variant.read(told)
+        if "made_in" in result and variant.task in asked.task and variant.scale is None:
+            runs[variant, arm.removesuffix(DISTILLED), int(seed.removeprefix("seed "))].append(key)
+    for (variant, arm, seed), seconds in begun(runs, asked.jobs):
+        print(f"{variant} | {arm} | seed {seed}: begun in {seconds:.2f} s", flush=True)
+        for key in runs[variant, arm, seed]:
+            results[key] = {**results[key], "made_in": round(seconds, 2)}
 
 
 def _ready(asked: argparse.Namespace, variants: Sequence[Variant], results: Results) -> Iterator[Run]:
@@ -79,6 +102,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--jobs", type=int, help="how many runs at once; without it one for each core, or one on cuda")
     parser.add_argument("--short", action="store_true", help="a few steps of everything: all is run, nothing is learnt")
+    parser.add_argument("--begun", action="store_true", help="only how long children take to be made, of all that has been run")
     parser.add_argument("--page", action="store_true", help="run nothing")
     parser.add_argument("-o", "--output", type=Path, default=ROOT)
     asked = parser.parse_args()

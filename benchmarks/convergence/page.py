@@ -27,7 +27,8 @@ the first seed. A seed says the order of the training data, the calibration batc
 *sooner*: in how many times fewer steps an arm comes to the loss at which the random child ends its longest run. *own budget*: the shortest
 run (between two budgets: by a straight line over the logarithm of the steps) that ends there. *same schedule*: the step of the longest run
 at which it is there, with the rate still high. *begun in*: seconds, of the parent's capture, its analysis, calibration and the closed-form
-steps; in brackets, their share of the time in which the random child is trained for as long as its longest run.
+steps, in a process that has imported torch.export; in brackets, their share of the time in which the random child is trained for as long
+as its longest run. Both are taken with as many processes at work as there are cores.
 
 A task's own child is of the size `small`; other sizes (`tiny`, and `deep`: as narrow, with all blocks), a longer budget and parents that
 are scaled up (`x4`) are raced by few arms on a smaller grid. `text` learns the bytes of Python's standard library, `vision` scikit-learn's

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+import graphclone as gc
 from benchmarks.convergence.races import Variant
-from benchmarks.convergence.runs import Run, trained
+from benchmarks.convergence.runs import Run, beginning, trained
+
+Child = tuple[Variant, str, int]  # with its arm and seed
 
 
 def done(ready: Callable[[], Iterable[Run]], jobs: int, folders: Mapping[Variant, Path]) -> Iterator[tuple[Run, dict[str, Any]]]:
@@ -31,9 +35,17 @@ def done(ready: Callable[[], Iterable[Run]], jobs: int, folders: Mapping[Variant
                 yield busy.pop(future), future.result()
 
 
+def begun(wanted: Iterable[Child], jobs: int) -> Iterator[tuple[Child, float]]:
+    """The seconds that children take to be made, as many at once as there are trainings."""
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin) as pool:
+        busy = {pool.submit(_made, *each): each for each in wanted}
+        yield from ((busy[future], future.result()) for future in as_completed(busy))
+
+
 def _begin() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    gc.capture(nn.Linear(1, 1), (torch.ones(1, 1),))  # what torch imports for it, once in a process, is no part of a child's time
 
 
 def _one(run: Run, folder: Path | None) -> dict[str, Any]:
@@ -41,3 +53,7 @@ def _one(run: Run, folder: Path | None) -> dict[str, Any]:
         return trained(run, folder)
     except Exception as error:  # a rival that cannot is told on the page
         return {"error": f"{type(error).__name__}: {error}"}
+
+
+def _made(variant: Variant, arm: str, seed: int) -> float:
+    return beginning(variant, arm, seed, None)[1]

@@ -146,5 +146,7 @@ def _size(text: str, option: str) -> Size:
             continue
         if isinstance(size, float) and not 0 < size <= 1:
             raise SizeError(f"cannot read {option} '{text}'", because="a share lies between 0 and 1")
+        if size < 1 and isinstance(size, int):
+            raise SizeError(f"cannot read {option} '{text}'", because="at least one is left")
         return size
     raise SizeError(f"cannot read {option} '{text}'", because="a size is a whole number, or a share such as 0.5")

@@ -67,7 +67,7 @@ def _replacing(target: Path, overwrite: bool, make: Callable[[Path], None]) -> I
         raise OutputError(
             f"will not write '{target}'",
             because="it exists already",
-            attempt="another name, or --overwrite to replace it",
+            attempt="another name, or --overwrite (overwrite=True) to replace it",
         )
     if overwrite and any(place.is_relative_to(target) for place in (Path.cwd(), Path.home())):
         raise OutputError(f"will not overwrite '{target}'", because="the current folder or your home lies in it")

@@ -60,13 +60,13 @@ def from_call(
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise SourceError(
-                f"cannot make the parent '{spec}'",
+                f"cannot make the model '{spec}'",
                 because=f"it raised {type(error).__name__}: {error} (at {frame.filename}:{frame.lineno})",
                 attempt="--arg name=value for the arguments that it needs",
             ) from error
     if not isinstance(module, nn.Module):
         raise SourceError(
-            f"cannot use '{spec}' as a parent",
+            f"cannot use '{spec}' as a model",
             because=f"it returned a {type(module).__name__}, not a torch.nn.Module",
         )
 
@@ -89,7 +89,7 @@ def _find(spec: str) -> tuple[ModuleType, Any]:
         if error.name and not module_name.startswith(error.name):
             raise SourceError(f"cannot import '{module_name}'", because=f"it needs '{error.name}', not installed") from error
         raise SourceError(
-            f"cannot find the parent '{spec}'",
+            f"cannot find the model '{spec}'",
             because=f"Python finds no module '{error.name or module_name}', neither installed nor in the current folder",
             attempt="package.module:factory, from the folder that holds the package",
         ) from error
@@ -99,13 +99,13 @@ def _find(spec: str) -> tuple[ModuleType, Any]:
         if not hasattr(found, name):
             known = [each for each, value in vars(found).items() if callable(value) and not each.startswith("_")]
             raise SourceError(
-                f"cannot find the parent '{spec}'",
+                f"cannot find the model '{spec}'",
                 because=f"'{module_name}' ({getattr(home, '__file__', 'built in')}) has no '{name}'",
                 attempt=nearest(name, known),
             )
         found = getattr(found, name)
     if not callable(found):
-        raise SourceError(f"cannot use '{spec}' as a parent", because=f"it is a {type(found).__name__}, and cannot be called")
+        raise SourceError(f"cannot use '{spec}' as a model", because=f"it is a {type(found).__name__}, and cannot be called")
     return home, found
 
 

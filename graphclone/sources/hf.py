@@ -121,7 +121,7 @@ def _stored_config(folder: Path) -> dict[str, Any]:
     """`config.json` as it stands, once it is known to be there and to be readable."""
     if not folder.is_dir():
         raise SourceError(
-            f"cannot find the parent '{folder}'",
+            f"cannot find the model '{folder}'",
             because="there is no such folder" if not folder.exists() else "it is a file",
             attempt="a folder with config.json and model.safetensors; graphclone downloads nothing, `hf download` does",
         )

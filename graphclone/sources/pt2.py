@@ -40,7 +40,7 @@ def load(request: Request) -> Parent:
     """
     path = Path(request.spec).expanduser()
     if not path.is_file():
-        raise SourceError(f"cannot find the parent '{path}'", because="there is no such file")
+        raise SourceError(f"cannot find the model '{path}'", because="there is no such file")
     if request.args:
         raise SourceError(f"'{path}' takes no arguments", because="an exported program is fixed; --arg is for factories")
     if not request.allow_pickle:

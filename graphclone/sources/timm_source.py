@@ -23,7 +23,7 @@ def load(request: Request) -> Parent:
     name = request.spec.partition(":")[2]
     if not timm.is_model(name):
         raise SourceError(
-            f"cannot find the parent '{request.spec}'",
+            f"cannot find the model '{request.spec}'",
             because=f"timm {timm.__version__} has no model '{name}'",
             attempt=nearest(name, timm.list_models()) or "timm.list_models('*vit*')",
         )

@@ -25,7 +25,7 @@ def load(request: Request) -> Parent:
     name = request.spec.partition(":")[2]
     if name not in models.list_models():
         raise SourceError(
-            f"cannot find the parent '{request.spec}'",
+            f"cannot find the model '{request.spec}'",
             because=f"torchvision has no model '{name}'",
             attempt=nearest(name, models.list_models()) or "torchvision.models.list_models()",
         )

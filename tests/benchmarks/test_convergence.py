@@ -62,6 +62,11 @@ def test_all_is_run_and_written_and_not_run_again(tmp_path: Path) -> None:
     assert [line.partition(": ")[0] for line in _command(*words).stdout.splitlines()] == [lost]
     again = json.loads((tmp_path / "convergence.json").read_text())
     assert again[lost]["loss"] == runs[lost]["loss"]
+    stale = {key: {**each, "made_in": 1e6} for key, each in again.items()}
+    (tmp_path / "convergence.json").write_text(json.dumps(stale))
+    assert len(_command("--begun", "--task", "vision", "--jobs", 1, "-o", tmp_path).stdout.splitlines()) == 3 * 2  # arms, seeds
+    timed = json.loads((tmp_path / "convergence.json").read_text())
+    assert all(each["made_in"] < 1e6 and each["loss"] == again[key]["loss"] for key, each in timed.items())
 
 
 GRID = Grid((10, 40), (10, 40), (1.0, 2.0), (0.1, 0.0), (0, 1))

@@ -390,7 +390,7 @@ WRONG = {
     "no number": (["--width", "residual=many"], ["cannot read --width 'many'"]),
     "no name": (["--width", "0.5"], ["it is written NAME=N"]),
     "share": (["--depth", "1.5"], ["a share lies between 0 and 1"]),
-    "no depth": (["--depth", "0"], ["cannot have 0 blocks"]),
+    "no depth": (["--depth", "0"], ["cannot read --depth '0'", "at least one is left"]),
     "unknown": (["--width", "residul=0.5"], ["no factor is called 'residul'", "residual"]),
     "both": (["--width", "residual=0.5", "--set", "hidden_size=48"], ["one or the other"]),
     "neither": ([], ["nothing says how large the child is"]),
@@ -496,7 +496,7 @@ def test_a_parent_that_is_not_there(run: Run) -> None:
     for words in (["inspect", "nowhere"], ["clone", "nowhere", "--depth", "2", "-o", "x"], ["verify", "nowhere"]):
         done = run(*words)
         assert done.status == 2
-        assert "cannot find the parent 'nowhere'" in done.err
+        assert "cannot find the model 'nowhere'" in done.err
 
 
 def test_brackets_in_a_name_are_no_markup(run: Run, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_an_existing_folder_is_refused(old: Path) -> None:
     with pytest.raises(OutputError) as caught, new_folder(old):
         pytest.fail("nothing is worked out for an output that cannot be written")
     assert str(caught.value).replace(str(old), "CHILD") == (
-        "will not write 'CHILD'\n  because  it exists already\n  try      another name, or --overwrite to replace it"
+        "will not write 'CHILD'\n  because  it exists already\n  try      another name, or --overwrite (overwrite=True) to replace it"
     )
     assert (old / "config.json").read_text() == "old"
 

@@ -60,7 +60,7 @@ def test_another_argument_is_refused(llama_folder: Path) -> None:
 
 def test_a_missing_folder(tmp_path: Path) -> None:
     assert message(tmp_path / "absent") == (
-        "cannot find the parent 'PARENT'\n"
+        "cannot find the model 'PARENT'\n"
         "  because  there is no such folder\n"
         "  try      a folder with config.json and model.safetensors; graphclone downloads nothing, `hf download` does"
     )

@@ -96,7 +96,7 @@ class TestExportedProgram:
             destination(load(str(path)), {"width": "2"})
 
     def test_it_is_missing(self, tmp_path: Path) -> None:
-        assert self.message(tmp_path / "absent.pt2") == "cannot find the parent '/absent.pt2'\n  because  there is no such file"
+        assert self.message(tmp_path / "absent.pt2") == "cannot find the model '/absent.pt2'\n  because  there is no such file"
 
     def test_it_is_truncated(self, path: Path) -> None:
         path.write_bytes(path.read_bytes()[:500])

@@ -154,6 +154,8 @@ def main() -> None:
     torch.set_num_threads(1)
     preload()
     todo = [name for name in names(arguments.every_head) if re.search(arguments.only, name)]
+    if not todo:
+        parser.error(f"no model's name matches '{arguments.only}'")
     old = arguments.json is not None and arguments.json.exists()
     results: dict[str, Result] = json.loads(arguments.json.read_text()) if old else {}
     if arguments.again:

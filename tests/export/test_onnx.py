@@ -290,6 +290,13 @@ class Several(nn.Module):
                 whole = (x * 3).round().long()
                 powers = torch.tensor(1000000007) ** torch.arange(8) % 1000 + whole**3 + 0 ** (whole.abs() + (1 << 20))
                 return x + powers + (whole.sign() ** (whole - 2)) + (2 + whole.abs()) ** (whole.clamp(max=2) - 3)
+            case "quotients of integers":
+                whole = (x * 1000).round().long() * 100_003  # beyond the integers of single precision
+                trunc, floor = (torch.div(whole, 7, rounding_mode=mode) for mode in ("trunc", "floor"))
+                return x + trunc % 1000 + floor % 1000 + torch.div(whole, whole[:, :1].abs() - 50, rounding_mode="trunc") % 1000
+            case "sums of integers":
+                hashes = (x * 1000).round().long() * 1310371569704371 + 7  # their sums leave what real numbers hold
+                return x + hashes.sum(1, keepdim=True) % 1000 + hashes.sum() % 1000 + hashes[:, 0].sum((0, 1)) % 7
             case "squeezed":
                 return x.squeeze(1).squeeze((0, 2)) + x.unsqueeze(2).squeeze((1, 2))
             case "quantiles":
@@ -330,6 +337,8 @@ class Several(nn.Module):
         "volumes",
         "squeezed",
         "powers",
+        "quotients of integers",
+        "sums of integers",
         "quantiles",
         "so far",
         "sorted",

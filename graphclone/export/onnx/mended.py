@@ -12,12 +12,14 @@ from torch.export import ExportedProgram
 from torch.nn.functional import scaled_dot_product_attention
 
 from graphclone.export import grouped
-from graphclone.export.onnx.rewritten import Rewrite, rewritten
+from graphclone.export.onnx import complex_numbers
+from graphclone.export.onnx.rewritten import Rewrite, registered, rewritten
 
 aten = torch.ops.aten
 
 # op → the same in other ops, or NotImplemented where the exporter does well.
-_REWRITES: dict[Any, Rewrite] = {}
+_REWRITES: dict[Any, Rewrite] = dict(complex_numbers.REWRITES)
+_for = functools.partial(registered, _REWRITES)
 
 
 def mended(program: ExportedProgram) -> ExportedProgram:
@@ -26,14 +28,6 @@ def mended(program: ExportedProgram) -> ExportedProgram:
         node for module in program.graph_module.modules() if isinstance(module, fx.GraphModule) for node in module.graph.nodes
     ]
     return rewritten(program, _REWRITES | dict.fromkeys((node.target for node in nodes if grouped.parts(node)), grouped.spread))
-
-
-def _for(*targets: Any) -> Callable[[Rewrite], Rewrite]:
-    def register(rewrite: Rewrite) -> Rewrite:
-        _REWRITES.update(dict.fromkeys(targets, rewrite))
-        return rewrite
-
-    return register
 
 
 @_for(aten.scaled_dot_product_attention.default)
@@ -213,7 +207,7 @@ def _polynomial(tensor: Tensor, coefficients: Sequence[float]) -> Tensor:
 @_for(aten.pow.Tensor_Tensor, aten.pow.Tensor_Scalar, aten.pow.Scalar)
 def power(base: Any, exponent: Any) -> Any:
     """Of integers, by squaring: the runtime goes by way of real numbers, which have not all digits of a hash, and do not wrap around."""
-    if not all(isinstance(each, int) or (isinstance(each, Tensor) and _is_integer(each)) for each in (base, exponent)):
+    if not _are_integers(base, exponent):
         return NotImplemented
     dtype = torch.result_type(base, exponent)
     base = base.to(torch.int64) if isinstance(base, Tensor) else torch.full((), base, dtype=torch.int64)
@@ -229,137 +223,38 @@ def power(base: Any, exponent: Any) -> Any:
     return found.to(dtype)
 
 
-def _is_integer(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+@_for(aten.sum.default, aten.sum.dim_IntList)
+def total(tensor: Tensor, dim: list[int] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    """Of integers, in halves of 32 bits, whose sums real numbers hold: the runtime goes by way of these here, too."""
+    if tensor.dtype != torch.int64 or dtype not in (None, torch.int64):
+        return NotImplemented
+    low = tensor.remainder(1 << 32)
+    halves = (tensor - low).to(torch.float64) / (1 << 32), low.to(torch.float64)
+    first, second = (half.sum(dim, keepdim).to(torch.int64) for half in halves)
+    return first * (1 << 32) + second
+
+
+@_for(aten.div.Tensor_mode, aten.div.Scalar_mode)
+def quotient(left: Tensor, right: Any, *, rounding_mode: str | None = None) -> Any:
+    """Of integers, as integers: the exporter divides real numbers, and rounds."""
+    if rounding_mode is None or not _are_integers(left, right):
+        return NotImplemented
+    floor = torch.floor_divide(left, right)
+    if rounding_mode == "floor":
+        return floor
+    return floor + (((left < 0) != (right < 0)) & (floor * right != left)).to(floor.dtype)
+
+
+def _are_integers(*values: Any) -> bool:
+    return all(
+        not (each.is_floating_point() or each.is_complex() or each.dtype == torch.bool)
+        if isinstance(each, Tensor)
+        else isinstance(each, int)
+        for each in values
+    )
 
 
 @_for(aten._is_all_true.default)
 def all_true(tensor: Tensor) -> Tensor:
     """What an assertion asks: nobody reads it in the end, but the exporter translates it."""
     return tensor.all()
-
-
-# -- arithmetic: integers with real numbers, and complex numbers ----------------------------------------------------------
-#
-# ONNX has no complex numbers. The exporter's pairs of real ones know few ops, and multiply by a plain number wrongly.
-
-
-def _arithmetic(target: Any, of_complex: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
-    """`of_complex`: the real and imaginary parts of two operands → those of the result."""
-
-    def rewrite(left: Any, right: Any, *rest: Any, **options: Any) -> Any:
-        if isinstance(left, Tensor) and isinstance(right, float) and not left.is_floating_point() and not left.is_complex():
-            return target(left.to(torch.get_default_dtype()), right, *rest, **options)  # `1.0 - mask`: the exporter forgets it
-        if rest or options or not any(isinstance(each, complex) or _is_complex(each) for each in (left, right)):
-            return NotImplemented
-        return _joined(*of_complex(*_parts(left), *_parts(right)))
-
-    _REWRITES[target] = rewrite
-
-
-def _is_complex(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_complex()
-
-
-def _parts(value: Any) -> tuple[Any, Any]:
-    if _is_complex(value):
-        pair = torch.view_as_real(value)
-        return pair.select(-1, 0), pair.select(-1, 1)
-    return (value.real, value.imag) if isinstance(value, complex) else (value, 0.0)
-
-
-def _joined(real: Tensor, imaginary: Tensor) -> Tensor:
-    return torch.view_as_complex(torch.stack(torch.broadcast_tensors(real, imaginary), -1))  # type: ignore[no-untyped-call]
-
-
-for _target in (aten.mul.Tensor, aten.mul.Scalar):
-    _arithmetic(_target, lambda a, b, c, d: (a * c - b * d, a * d + b * c))
-for _target in (aten.add.Tensor, aten.add.Scalar):
-    _arithmetic(_target, lambda a, b, c, d: (a + c, b + d))
-for _target in (aten.sub.Tensor, aten.sub.Scalar):
-    _arithmetic(_target, lambda a, b, c, d: (a - c, b - d))
-_arithmetic(aten.rsub.Scalar, lambda a, b, c, d: (c - a, d - b))
-
-
-@_for(aten.exp.default)
-def exponential(tensor: Tensor) -> Any:
-    return polar(torch.exp(_parts(tensor)[0]), _parts(tensor)[1]) if tensor.is_complex() else NotImplemented
-
-
-@_for(aten.polar.default)
-def polar(length: Tensor, angle: Tensor) -> Tensor:
-    return _joined(length * torch.cos(angle), length * torch.sin(angle))
-
-
-@_for(aten.complex.default)
-def complex_number(real: Tensor, imaginary: Tensor) -> Tensor:
-    return _joined(real, imaginary)
-
-
-def _bilinear(function: Callable[..., Tensor], left: Any, right: Any) -> Tensor:
-    (a, b), (c, d) = _parts(left), _parts(right)
-    if not _is_complex(left) or not _is_complex(right):  # then one of the imaginary parts is 0
-        return _joined(function(a, c), function(b, c) if _is_complex(left) else function(a, d))
-    return _joined(function(a, c) - function(b, d), function(a, d) + function(b, c))
-
-
-@_for(aten.matmul.default)
-def matmul(left: Tensor, right: Tensor) -> Any:
-    return _bilinear(torch.matmul, left, right) if _is_complex(left) or _is_complex(right) else NotImplemented
-
-
-@_for(aten.einsum.default)
-def einsum(equation: str, operands: Sequence[Tensor], **options: Any) -> Any:
-    if len(operands) != 2 or not any(map(_is_complex, operands)):
-        return NotImplemented
-    return _bilinear(lambda left, right: torch.einsum(equation, left, right), *operands)
-
-
-@_for(aten.fft_irfft.default)
-def irfft(tensor: Tensor, n: Any = None, dim: int = -1, norm: str | None = None) -> Any:
-    """ONNX Runtime has no inverse of a one-sided spectrum: the other side is its mirror image, conjugate."""
-    pair, dim = torch.view_as_real(tensor), dim % tensor.dim()
-    bins = pair.shape[dim]
-    n = 2 * (bins - 1) if n is None else n
-    if bins != n // 2 + 1:
-        return NotImplemented
-    mirrored = pair.narrow(dim, 1, n - bins).flip(dim)
-    whole = torch.cat([pair, torch.stack([mirrored.select(-1, 0), -mirrored.select(-1, 1)], -1)], dim)
-    return torch.view_as_real(torch.fft.ifft(torch.view_as_complex(whole), dim=dim, norm=norm)).select(-1, 0)
-
-
-@_for(aten.unbind.int)
-def unbind(tensor: Tensor, dim: int = 0) -> Any:
-    if not tensor.is_complex():
-        return NotImplemented
-    return [torch.view_as_complex(each.contiguous()) for each in torch.view_as_real(tensor).unbind(dim % tensor.dim())]
-
-
-def _structural(target: Any, change: Callable[..., tuple[Any, ...]]) -> None:
-    """An op that only moves elements: it moves the pairs. `change`: its arguments with one more dim at the end."""
-
-    def rewrite(tensor: Any, *args: Any, **options: Any) -> Any:
-        if not _is_complex(tensor):
-            return NotImplemented
-        return torch.view_as_complex(target(torch.view_as_real(tensor), *change(tensor, *args)).contiguous())
-
-    _REWRITES[target] = rewrite
-
-
-def _dim(tensor: Tensor, dim: int = 0, *rest: Any) -> tuple[Any, ...]:
-    return (dim % tensor.dim(), *rest)
-
-
-_structural(aten.unsqueeze.default, lambda tensor, dim: (dim % (tensor.dim() + 1),))
-_structural(aten.expand.default, lambda tensor, sizes: ([*sizes, 2],))
-_structural(aten.reshape.default, lambda tensor, sizes: ([*sizes, 2],))
-_structural(aten.repeat.default, lambda tensor, times: ([*times, 1],))
-_structural(aten.select.int, _dim)
-_structural(aten.zeros_like.default, lambda tensor: ())
-_structural(aten.index.Tensor, lambda tensor, indices: (list(indices),))
-_structural(aten.flatten.using_ints, lambda tensor, start=0, end=-1: (start % tensor.dim(), end % tensor.dim()))
-
-
-@_for(aten.numpy_T.default)
-def transposed(tensor: Tensor) -> Any:
-    return tensor.permute(*reversed(range(tensor.dim()))) if tensor.is_complex() else NotImplemented

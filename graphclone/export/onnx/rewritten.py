@@ -16,6 +16,16 @@ Rewrite = Callable[..., Any]
 Rewrites = Mapping[Any, Rewrite]
 
 
+def registered(table: dict[Any, Rewrite], *targets: Any) -> Callable[[Rewrite], Rewrite]:
+    """Decorates what rewrites these ops."""
+
+    def register(rewrite: Rewrite) -> Rewrite:
+        table.update(dict.fromkeys(targets, rewrite))
+        return rewrite
+
+    return register
+
+
 def rewritten(program: ExportedProgram, rewrites: Rewrites) -> ExportedProgram:
     """The program, in which every call that a rewrite concerns is what the rewrite makes of it."""
     for module in program.graph_module.modules():

@@ -193,7 +193,7 @@ def _export(
     dropped: list[str],
 ) -> ExportedProgram:
     """`fresh`: the model as it was, for a second attempt: the first may have left something behind."""
-    args, kwargs = _handles((args, kwargs))
+    given, (args, kwargs) = (args, kwargs), _handles((args, kwargs))
     try:
         shapes = shapes_for(dynamic, model, args, kwargs)
         with (
@@ -212,13 +212,33 @@ def _export(
             with eased.eased(again, dropped), deciding(again, args, kwargs):
                 return torch.export.export(again, args, kwargs, strict=False)
     except Exception as error:
+        _runs(fresh(), *given)
         where = source_line(str(error)) or _last_frame(error)
         raise CaptureError(
-            f"torch.export cannot trace {type(model).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}",
+            f"torch.export cannot trace {type(model).__name__}: {_first_line(error)}",
             because=f"it stops at {where}" if where else f"of {type(error).__name__}",
             attempt="another attention implementation, the KV cache off (use_cache=False), or other example inputs; "
             "a data-dependent `if` on a tensor has to become torch.where" + ("; or no open sizes" if dynamic else ""),
         ) from error
+
+
+def _runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """**Raises** `CaptureError` where the model takes such inputs no more than the graph would."""
+    if any(isinstance(each, Tensor) and each.is_meta for each in pytree.tree_leaves((args, dict(kwargs)))):
+        return  # there are no values, which a model may ask for
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:
+        raise CaptureError(
+            f"{type(model).__name__} does not run on the example inputs: {_first_line(error)}",
+            because=f"it stops at {where}" if (where := _last_frame(error)) else f"it raises {type(error).__name__}",
+            attempt=f"what its forward takes: {inspect.signature(model.forward)}",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def at_other_sizes(trace: Trace) -> Trace:
@@ -258,7 +278,7 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
     except Exception as error:
         where = source_line(str(error))
         raise CaptureError(
-            f"torch cannot write out the mutations and casts of the graph: {(str(error).strip() or repr(error)).splitlines()[0]}",
+            f"torch cannot write out the mutations and casts of the graph: {_first_line(error)}",
             because=f"it stops at {where}" if where else f"of {type(error).__name__}",
             attempt="the model without autocast around its forward, or without in-place ops",
         ) from error

@@ -20,7 +20,7 @@ from graphclone.blocks import Stack, find_blocks
 from graphclone.capture import Trace, at_other_sizes
 from graphclone.decompose import decompose
 from graphclone.dynamic import settled
-from graphclone.errors import UnknownNameError
+from graphclone.errors import GraphcloneError, UnknownNameError
 from graphclone.rules import Contraction, Facts, Reason, Typed, apply, identity, name_of, rule_for, shape_of
 
 
@@ -60,6 +60,10 @@ class Layout:
             )
         raise self._unknown(name)
 
+    def __iter__(self) -> Iterator[str]:
+        """The names of all factors."""
+        return (each.name for each in self.factors)
+
     def match(self, pattern: str) -> tuple[Factor, ...]:
         """The factor of that name, or those whose names match a pattern (`*.mlp.hidden`) or end so.
 
@@ -83,7 +87,8 @@ class Layout:
 
     def _unknown(self, name: str) -> UnknownNameError:
         names = [factor.name for factor in self.factors if factor.slots]
-        close = difflib.get_close_matches(name, names, 3, 0.4) or sorted({name.rsplit(".", 1)[-1] for name in names})
+        free = {factor.name.rsplit(".", 1)[-1] for factor in self.factors if factor.slots and factor.frozen is None}
+        close = difflib.get_close_matches(name, names, 3) or sorted(free)
         return UnknownNameError(f"no factor is called '{name}'", attempt=" or ".join(close))
 
     def __str__(self) -> str:
@@ -100,6 +105,8 @@ def analyze(trace: Trace, like: Sequence[Stack] = ()) -> Layout:
 
     **Arguments**: `like`, stacks of another layout whose blocks are to be found here, even where they do not repeat.
     """
+    if not isinstance(trace, Trace):
+        raise GraphcloneError(f"cannot analyse a {type(trace).__name__}", attempt="gc.analyze(gc.capture(model, args, kwargs))")
     trace = decompose(trace, lambda target: rule_for(target) is not None)
     facts = infer(trace)
     if trace.open is not None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import graphclone as gc
 from graphclone.axes import show
-from graphclone.errors import UnknownNameError
+from graphclone.errors import GraphcloneError, UnknownNameError
 from models_zoo import tiny
 from tests.zoo import subject
 
@@ -110,10 +110,19 @@ def _leaves(axis: object) -> list[object]:
     return [leaf for part in axis.parts for leaf in _leaves(part)] if hasattr(axis, "parts") else [axis]
 
 
+def test_a_layout_has_the_names_of_its_factors_and_is_of_a_trace_only() -> None:
+    layout = subject("hf/llama").layout
+    assert [layout[name] for name in layout] == list(layout.factors)
+    with pytest.raises(GraphcloneError, match=r"cannot analyse a Linear\n  try      gc.analyze\(gc.capture\("):
+        gc.analyze(torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     layout = subject("hf/llama").layout
     with pytest.raises(UnknownNameError, match=r"no factor is called 'resdual'\n  try .*residual"):
         layout["resdual"]
+    with pytest.raises(UnknownNameError, match=r"'nope'\n  try .*heads or hidden.* or residual"):
+        layout["nope"]  # near to none: what can be cut
     with pytest.raises(UnknownNameError, match="could be any of 4 factors"):
         layout["mlp.hidden"]
     with pytest.raises(UnknownNameError, match=r"reads no parameter 'model.layers.0.mlp.up.weight'\n  try .*up_proj.weight"):

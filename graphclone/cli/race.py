@@ -37,7 +37,7 @@ from graphclone.training import Learner, curve, held_out_loss
 RANDOM = "random"
 ARMS = (RANDOM, *RECIPES)
 _HELD_OUT = 8  # one example of so many, where no file says which
-_CURVE = 20  # evaluations of a run
+_CURVE = 20  # evaluations of a run, at most
 
 Batch = dict[str, Tensor]
 Which = tuple[str, float, int]  # arm, peak rate, seed: one run
@@ -141,6 +141,9 @@ def _all_run(race: _Race, kept: Kept, every: Mapping[Which, Mapping[str, Any]]) 
             if each not in runs:
                 runs[each] = race.run(*each)
                 kept.add(of, runs[each])
+                first, *_, last = runs[each].losses.values()
+                told = f"{_named(*each)}: loss {first:.4f} → {last:.4f} ({len(runs)} of {len(every)} runs)"
+                err().print(told, markup=False, highlight=False, soft_wrap=True)
     except BaseException as error:
         told = f"{len(runs)} of {len(every)} runs are kept in '{kept.path.name}': the same command goes on with the others"
         if runs and isinstance(error, KeyboardInterrupt):
@@ -184,6 +187,7 @@ class _Race:
             "like": digest({}, like.read_text(encoding="utf-8")) if like is not None else None,
             "batch": wanted.batch,
             "steps": course.steps,
+            "every": _every(course.steps, self.held_out),
             "decay": course.decay,
             "calibration": course.calibration,
         }
@@ -236,13 +240,24 @@ def _losses(
     """One run, with a bar."""
     loss, losses = partial(_loss, name=arm), {}
     learner = Learner[Batch](child, loss, lr=rate, steps=course.steps, decay=course.decay)
-    batches, every = _shuffled(train, wanted.batch, wanted.seed), max(course.steps // _CURVE, 1)
-    with Progress(console=err(), transient=True) as bar:
-        task = bar.add_task(f"{arm}, lr {rate:g}, seed {wanted.seed}", total=course.steps)
+    batches, every = _shuffled(train, wanted.batch, wanted.seed), _every(course.steps, held_out)
+    with Progress(console=err(), transient=True, disable=not err().is_terminal) as bar:
+        task = bar.add_task(_named(arm, rate, wanted.seed), total=course.steps)
         for step, found in curve(learner, batches, course.steps, every, lambda: held_out_loss(child, loss, held_out)):
             losses[step] = found
             bar.update(task, completed=step)
     return losses
+
+
+def _named(arm: str, rate: float, seed: int) -> str:
+    return f"{arm}, lr {rate:g}, seed {seed}"
+
+
+def _every(steps: int, held_out: list[Batch]) -> int:
+    """The steps between two looks at what is held out. A step costs three passes forward: looking takes no longer than learning, unless
+    four looks do."""
+    looks = min(max(3 * steps // len(held_out), 4), _CURVE)
+    return max(steps // looks, 1)
 
 
 def _begun(arm: str, job: Job, wanted: Wanted) -> nn.Module:

@@ -64,7 +64,7 @@ def check(asked: Asked, wanted: Wanted) -> None:
     ways = {
         "--set": wanted.set,
         "--like": wanted.like,
-        "--width and --depth": wanted.width or wanted.depth,
+        " and ".join(["--width"] * bool(wanted.width) + ["--depth"] * bool(wanted.depth)): wanted.width or wanted.depth,
         "--params": wanted.params,
     }
     given = [way for way, words in ways.items() if words]

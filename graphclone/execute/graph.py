@@ -28,6 +28,7 @@ from graphclone.inputs import example
 from graphclone.layout import Layout, analyze
 from graphclone.plan import Plan
 from graphclone.rules import Typed
+from graphclone.stacked import renumber
 from graphclone.written import is_write
 
 
@@ -236,6 +237,7 @@ def child_graph(layout: Layout, plan: Plan) -> fx.Graph:
         if chosen is not None and chosen != tuple(range(len(stack))):
             _restack(graph, env, stack, list(chosen))
     prune(graph)
+    renumber(graph, plan)
     return graph
 
 

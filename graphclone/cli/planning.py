@@ -109,6 +109,10 @@ def planned(asked: Asked, wanted: Wanted, of: Known | None = None) -> Job:
                 plan = plan.remark(f"the child is a rewritten graph: {found}")
             else:
                 plan, overrides, child = found.plan, found.settings, found.child
+        elif parent.build is not None and not wanted.graph:
+            plan = plan.remark(
+                "the child is a rewritten graph: which arguments of its factory say its sizes, --set NAME=VALUE has to tell"
+            )
     if child is None and not wanted.graph and given is None:
         opened = _opened(asked, wanted, parent, plan)
         if isinstance(opened, Job):

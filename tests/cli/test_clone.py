@@ -245,7 +245,9 @@ def test_an_export_that_cannot_be_is_refused_with_a_reason(words: list[str], tol
 
 
 def test_a_child_that_is_a_program_is_a_parent_again_and_refused_once_it_does_something_else(run: Run, tmp_path: Path) -> None:
-    assert run("clone", *EINSUM, "--width", "residual=24", "-o", "child").status == 0
+    first = run("clone", *EINSUM, "--width", "residual=24", "-o", "child")
+    assert first.status == 0, first.err
+    assert "the child is a rewritten graph: which arguments of its factory say its sizes, --set" in first.out
     again = run("clone", "child", "--width", "residual=12", "--depth", "2", "-o", "grandchild")
     assert again.status == 0, again.err
     assert run("verify", "grandchild", "--parent", "child").status == 0

@@ -32,7 +32,7 @@ class Recipe:
     - `influence`: whether the blocks that change the stream least are dropped, and not the middle ones;
     - `rotate`: whether residual streams, and what is inside heads, are cut along their principal axes, where they can be rotated;
     - `refit`: whether linear maps that lost inputs are fitted to what they did in the parent; `spans`: the last one before dropped blocks
-      to what these did, too;
+      to what these did, too (better before training, and worse after it: benchmarks/CONVERGENCE.md);
     - `match`: whether linear maps that lost inputs are multiplied by what makes their results as large as in the parent, instead.
     """
 
@@ -42,7 +42,7 @@ class Recipe:
     influence: bool = True
     rotate: bool = True
     refit: bool = True
-    spans: bool = True
+    spans: bool = False
     match: bool = False
 
 

@@ -59,7 +59,7 @@ class _Moments:
 
 @torch.no_grad()
 def refitted(
-    calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None = None, *, spans: bool = True
+    calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None = None, *, spans: bool = False
 ) -> dict[str, Tensor]:
     """The child's linear maps that lost inputs, fitted to the parent's, by the child's names.
 

@@ -79,6 +79,11 @@ def test_rotation_alone_and_refit_alone_bring_it_nearer(parent: Sized) -> None:
         assert _distance(parent, _child(parent, recipe)[0]) < paper
 
 
+def test_the_last_map_before_dropped_blocks_can_add_what_these_did(parent: Sized) -> None:
+    alone, spans = (_distance(parent, _child(parent, Recipe(spans=each), 12, 2)[0]) for each in (False, True))
+    assert spans < 0.3 * alone
+
+
 def test_both_roads_agree_on_a_fitted_child(parent: Sized) -> None:
     child, plan = _child(parent, "full")
     assert plan.fitted

@@ -208,7 +208,7 @@ ABLATIONS: dict[str, Arm] = {
     "paper + influence": _cloned(replace(PAPER, influence=True)),
     "paper + refit": _cloned(replace(PAPER, refit=True)),
     "influence + rotation": _cloned(replace(FULL, refit=False)),
-    "full, no spans": _cloned(replace(FULL, spans=False)),
+    "full, spans": _cloned(replace(FULL, spans=True)),
     "full, no scale": _cloned(FULL, scale=False),
     "full, unequal widths": unequal,
 }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import fx
 
-from graphclone.plan import Piece, Plan
+from graphclone.layout import Layout
+from graphclone.plan import Plan
 from graphclone.rules import name_of
 
 Readers = Mapping[fx.Node, int]  # what reads one slice → its number
@@ -35,21 +35,22 @@ def slices(tensor: fx.Node) -> tuple[int, Readers] | None:
     return (*dims, found) if len(dims) == 1 else None  # type: ignore[return-value]
 
 
-def unstacked(plan: Plan, graph: fx.Graph) -> Plan:
-    """The plan without the slices that the child's graph no longer reads. `graph`: as `child_graph` makes it of the plan."""
-    pieces: dict[str, Piece] = {}
-    names = defaultdict[str, list[str]](list)
-    for name, piece in plan.tensors.items():
-        names[piece.source].append(name)
-    for node in graph.find_nodes(op="get_attr"):
-        was, now = slices(node.meta["of"]), slices(node)
-        if was is None or now is None:
-            continue
-        dim, readers = now
-        read = tuple(sorted(set(readers.values())))
-        for name in names[str(node.meta["of"].target)] if len(read) < len(set(was[1].values())) else ():
-            pieces[name] = replace(plan.tensors[name], take={**plan.tensors[name].take, dim: read})
-    return replace(plan, tensors={**plan.tensors, **pieces}) if pieces else plan
+def unstacked(plan: Plan, layout: Layout) -> Plan:
+    """The plan without the slices that only dropped blocks read."""
+    gone = {
+        node
+        for stack in layout.blocks
+        for index in set(range(len(stack))).difference(plan.stacks.get(stack.name, range(len(stack))))
+        for node in stack.blocks[index].nodes
+    }
+    taken: dict[str, Mapping[int, tuple[int, ...]]] = {}
+    for source, tensor in layout.parameters.items():
+        dim, readers = slices(tensor) or (0, {})
+        read = tuple(sorted({index for reader, index in readers.items() if reader not in gone}))
+        if read and len(read) < len(set(readers.values())):
+            taken[source] = {dim: read}
+    tensors = {name: replace(piece, take={**piece.take, **taken.get(piece.source, {})}) for name, piece in plan.tensors.items()}
+    return replace(plan, tensors=tensors) if taken else plan
 
 
 def renumber(graph: fx.Graph, plan: Plan) -> None:

@@ -19,7 +19,7 @@ ORDER = [
     ["decompose", "streams"],
     ["blocks"],
     ["layout"],
-    ["calibration", "sizes"],
+    ["calibration", "sizes", "stacked"],
     ["scores", "rotation"],
     ["passes", "allocate"],
     ["execute"],

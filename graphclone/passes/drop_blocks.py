@@ -12,12 +12,11 @@ from graphclone import axes as algebra
 from graphclone.axes import Factor
 from graphclone.blocks import Stack, left_out, read_elsewhere
 from graphclone.errors import DestinationError, SizeError, UnknownNameError
-from graphclone.execute.graph import child_graph
 from graphclone.layout import Layout
 from graphclone.plan import Piece, Plan
 from graphclone.rules import Typed
 from graphclone.scores.scores import Scores
-from graphclone.stacked import slices, unstacked
+from graphclone.stacked import unstacked
 
 Choice = Callable[[int, int], Sequence[int]]
 
@@ -112,9 +111,7 @@ class DropBlocks:
                     because=f"{why}, and the child would not have that block, or several times",
                     attempt="a model that does not return states, attentions or losses of its blocks, or only other widths",
                 )
-        plan = restacked(plan, layout, stacks)
-        stacked = stacks and any(map(slices, layout.parameters.values()))
-        return unstacked(plan, child_graph(layout, plan)) if stacked else plan
+        return unstacked(restacked(plan, layout, stacks), layout)
 
     def _chosen(self, stack: Stack, depth: int) -> Sequence[int]:
         worth = self.scores.blocks.get(stack.name)

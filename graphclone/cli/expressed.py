@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,6 +18,8 @@ from graphclone.scores import Scores
 from graphclone.sizes import Shape, kept_layers, renumbered
 from graphclone.sources import Parent
 from graphclone.sources.solver import Settings, Shapes, solve
+
+_TRIES = 12  # how many settings that give the shapes are captured, to see whether they give the plan
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,28 @@ def expressed(parent: Parent, layout: Layout, plan: Plan, scores: Scores, scale:
         found = sources.shapes(parent, settings, layers)
         return None if found is None else {name: shape for name, shape in found.items() if name not in idle}
 
+    def made(settings: Settings) -> Expressed | str:
+        try:
+            child = sources.destination(parent, settings, layers=layers, seed=seed)
+            target = analyze(capture(child, parent.args, parent.kwargs, check=False), like=layout.blocks)
+            found = plan_for(layout, target, scores, scale)
+        except GraphcloneError as error:
+            return str(error).splitlines()[0]
+        if (found.keep, found.stacks) != (plan.keep, plan.stacks):
+            return "an instance of its class in these sizes would be made of other blocks or units"
+        return Expressed(settings, child, found)
+
     counts = [(len(stack), len(plan.stacks[stack.name])) for stack in layout.blocks if stack.name in plan.stacks]
-    solution = solve(wanted, parent.fields, build, counts)
-    if solution.unmet:
-        return _unmet(*next(iter(solution.unmet.items())), len(solution.unmet))
-    try:
-        child = sources.destination(parent, solution.settings, layers=layers, seed=seed)
-        target = analyze(capture(child, parent.args, parent.kwargs, check=False), like=layout.blocks)
-        found = plan_for(layout, target, scores, scale)
-    except GraphcloneError as error:
-        return str(error).splitlines()[0]
-    if (found.keep, found.stacks) != (plan.keep, plan.stacks):
-        return "an instance of its class in these sizes would be made of other blocks or units"
-    return Expressed(solution.settings, child, found)
+    units = {(plan.sizes[name], len(kept)) for name, kept in plan.keep.items() if len(kept) != plan.sizes[name]}
+    reasons: list[str] = []
+    for solution in itertools.islice(solve(wanted, parent.fields, build, counts, units), _TRIES):
+        if solution.unmet:
+            return _unmet(*next(iter(solution.unmet.items())), len(solution.unmet))
+        found = made(solution.settings)
+        if isinstance(found, Expressed):
+            return found
+        reasons.append(found)
+    return reasons[0]
 
 
 def _unmet(name: str, shapes: tuple[Shape | None, Shape | None], count: int) -> str:

@@ -11,7 +11,7 @@ Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 Settings = dict[str, object]
 Build = Callable[[Settings], Shapes | None]  # None where the class refuses the settings
-Counts = Collection[tuple[int, int]]  # blocks of a stack in the parent, blocks wanted
+Counts = Collection[tuple[int, int]]  # blocks of a stack, or units of a factor, in the parent, and as many as are wanted
 _PAIRS = 60  # how many pairs of changes are tried where none alone brings the shapes nearer
 
 
@@ -52,38 +52,79 @@ class Solution:
     unmet: Mapping[str, tuple[Shape | None, Shape | None]] = field(default_factory=dict)
 
 
-def solve(wanted: Shapes, fields: Mapping[str, object], build: Build, counts: Counts) -> Solution:
-    """The settings with which `build` gives the shapes of `wanted`, or comes nearest to them.
+@dataclass(frozen=True)
+class _Question:
+    """What is looked for: `counts` of the blocks, `units` of the factors that change."""
+
+    wanted: Shapes
+    build: Build
+    counts: Counts
+    units: Counts
+
+
+def solve(wanted: Shapes, fields: Mapping[str, object], build: Build, counts: Counts, units: Counts = ()) -> Iterator[Solution]:
+    """The settings with which `build` gives the shapes of `wanted`, the likeliest first, all different: shapes do not say everything
+    (48 units may be 6 heads of 8 or 3 of 16). If there are none, the ones that come nearest.
 
     **Arguments**: `fields`, those that may be set, and their values in the parent (numbers, lists of numbers, or None: worked out by the
-    class); `counts`, for each stack how many blocks it has in the parent and how many are wanted.
+    class); `counts`, for each stack how many blocks it has in the parent and how many are wanted; `units`, likewise of factors.
 
     The class is built once for each field, to see which shapes a change of it reaches; then, as often as it brings the shapes nearer, one
-    field is set to a value that the ratio of a wanted size to the present one suggests.
+    field is set to a value that the ratio of a wanted size to the present one suggests. What gives the shapes is varied: by fields that no
+    shape tells of, and by a search that leaves one of the changed fields alone.
     """
     parent = build({})
     if parent is None:
-        return Solution({}, {name: (shape, None) for name, shape in wanted.items()})
+        yield Solution({}, {name: (shape, None) for name, shape in wanted.items()})
+        return
+    question = _Question(wanted, build, counts, units)
     implied = list(_implied(fields, parent, build))
     knobs = [*_knobs(fields), *implied]
     starts: list[Settings] = [{}, {knob.name: knob.value for knob in implied}]
-    found: list[Solution] = []
+    nearest, given = None, list[Settings]()
     for start in starts if implied else starts[:1]:  # what the class works out may stay as it is in the parent, or follow
-        found.append(_search(wanted, start, knobs, build, counts))
-        if not found[-1].unmet:
-            return found[-1]
-    return min(found, key=lambda each: len(each.unmet))
+        found = _search(question, start, knobs)
+        nearest = found if nearest is None or len(found.unmet) < len(nearest.unmet) else nearest
+        for settings in _ways(question, found, start, knobs):
+            if settings not in given:
+                given.append(settings)
+                yield Solution(settings)
+    if not given and nearest is not None:
+        yield nearest
 
 
-def _search(wanted: Shapes, settings: Settings, knobs: Sequence[Knob], build: Build, counts: Counts) -> Solution:
+def _ways(question: _Question, found: Solution, start: Settings, knobs: Sequence[Knob]) -> Iterator[Settings]:
+    """The settings found and others that give the same shapes."""
+    if found.unmet:
+        return
+    yield found.settings
+    yield from _unseen(question, found.settings, knobs)
+    for name in (name for name, value in found.settings.items() if start.get(name) != value):
+        other = _search(question, start, [knob for knob in knobs if knob.name != name])
+        if not other.unmet:
+            yield other.settings
+            yield from _unseen(question, other.settings, knobs)
+
+
+def _unseen(question: _Question, settings: Settings, knobs: Sequence[Knob]) -> Iterator[Settings]:
+    """Further changes, one or two at a time, that leave the shapes as they are."""
+    moves = [move for knob in knobs if knob.name not in settings for move in _followed(knob, settings, question.units)]
+    for changed in itertools.chain(moves, itertools.islice(_pairs(moves, settings), _PAIRS)):
+        if question.build(changed) == question.wanted:
+            yield changed
+
+
+def _search(question: _Question, settings: Settings, knobs: Sequence[Knob]) -> Solution:
+    wanted, build = question.wanted, question.build
     shapes = build(settings) or {}
     deeper = not wanted.keys() <= shapes.keys()
     reach = {knob: _reach(knob, settings, shapes, build, deeper) for knob in knobs}
     cost = _cost(wanted, shapes)
     while cost:
-        moves = list(_moves(wanted, shapes, reach, settings, counts))
-        better = _joined(wanted, cost, [(move, build(move)) for move in moves], settings, build)
-        if better is None:
+        tried = [(move, build(move)) for move in _moves(question, shapes, reach, settings)]
+        better = _joined(wanted, cost, tried, settings, build)
+        if better is None:  # of the pairs first those with a change that the class refuses alone
+            moves = [move for move, _ in sorted(tried, key=lambda each: each[1] is not None)]
             pairs = itertools.islice(_pairs(moves, settings), _PAIRS)
             better = _joined(wanted, cost, [(pair, build(pair)) for pair in pairs], settings, build)
         if better is None:
@@ -130,9 +171,9 @@ def _reach(knob: Knob, settings: Settings, before: Shapes, build: Build, deeper:
 
 
 def _moves(
-    wanted: Shapes, shapes: Shapes, reach: Mapping[Knob, frozenset[str] | None], settings: Settings, counts: Counts
+    question: _Question, shapes: Shapes, reach: Mapping[Knob, frozenset[str] | None], settings: Settings
 ) -> Iterator[Settings]:
-    unmet = _unmet(wanted, shapes)
+    unmet = _unmet(question.wanted, shapes)
     for knob, reached in reach.items():
         touched = [pair for name, pair in unmet.items() if reached is None or name in reached]
         now, values = knob.now(settings), dict[int, None]()
@@ -140,11 +181,20 @@ def _moves(
             values[knob.value] = None  # as in the parent: the class may have worked out another one
         for want, have in touched:
             if want is None or have is None:
-                values |= dict.fromkeys(_lengths(knob.value, counts))
+                values |= dict.fromkeys(_lengths(knob.value, question.counts))
             elif len(want) == len(have):
                 ratios = {Fraction(a, b) for a, b in zip(want, have, strict=True) if a != b}
                 values |= dict.fromkeys(int(now * ratio) for ratio in sorted(ratios) if (now * ratio).denominator == 1)
         yield from (knob.set(settings, value) for value in values if value > 0 and (value != now or knob.name not in settings))
+        if not reached and not knob.whole:
+            yield from _followed(knob, settings, question.units)
+
+
+def _followed(knob: Knob, settings: Settings, units: Counts) -> Iterator[Settings]:
+    """What becomes of a number that no shape tells of, if it shrinks as one of the factors does."""
+    ratios = dict.fromkeys(Fraction(new, old) for old, new in sorted(units, key=lambda each: each[0] != knob.value))
+    values = dict.fromkeys(int(knob.value * ratio) for ratio in ratios if (knob.value * ratio).denominator == 1)
+    yield from (knob.set(settings, value) for value in values if value not in (0, knob.now(settings)))
 
 
 def _lengths(length: int, counts: Counts) -> Iterator[int]:

@@ -368,6 +368,37 @@ def test_a_lower_precision_is_measured_and_the_file_smaller(precision: str, kind
     assert logits.dtype == np.float32
 
 
+class Coarse(nn.Module):
+    """A linear layer over features of very different sizes, which eight bits for all of them round away."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.factor = factor
+        self.linear = nn.Linear(16, 4)
+        with torch.no_grad():
+            self.linear.weight[:, :8] *= 1e-4
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(torch.cat([self.factor * x, x], -1))
+
+
+def test_rounding_of_weights_closes_no_axis(tmp_path: Path) -> None:
+    model, x = Coarse(60.0), torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    full = export_onnx(model, (x,), {}, tmp_path / "fp32.onnx")
+    low = export_onnx(model, (x,), {}, tmp_path / "int8.onnx", Wanted(precision="int8"))
+    assert low.open == full.open
+    assert max(each.share for each in low.differences) > 0.1
+    assert any("int8 weights change its outputs by" in remark for remark in low.remarks)
+    assert not any("cannot be exported with" in remark for remark in low.remarks)
+
+
+def test_what_a_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
+    x = torch.full((2, 5, 8), 3.0)
+    with pytest.raises(OutputError, match="the model does not bear fp16 weights\n  because  output output differs by"):
+        export_onnx(Coarse(1e6), (x,), {}, tmp_path / "fp16.onnx", Wanted(precision="fp16"))
+
+
 def test_what_has_no_weight_to_quantise_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="nothing of this model can be written in int8"):
         export_onnx(nn.LayerNorm(5), (torch.randn(2, 5),), {}, tmp_path / "norm.onnx", Wanted(precision="int8"))

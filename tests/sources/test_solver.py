@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphclone.sources.solver import Settings, Shapes, solve
+from graphclone.sources.solver import Settings, Shapes, Solution, solve
 
 PARENT = {"width": 48, "hidden": 96, "heads": 6, "kv": 3, "depth": 4, "head_dim": None, "vocabulary": 61, "stages": [8, 16]}
 
@@ -26,7 +26,7 @@ def solved(**wanted: object) -> Settings:
     shapes = build(wanted)
     assert shapes is not None
     counts = [(4, wanted["depth"]), (4, 4)] if "depth" in wanted else []  # beside it, a stack as long that stays whole
-    solution = solve(shapes, PARENT, build, counts)
+    solution = next(solve(shapes, PARENT, build, counts))
     assert not solution.unmet
     assert build(solution.settings) == shapes
     return solution.settings
@@ -53,10 +53,42 @@ def test_two_fields_that_only_together_are_allowed() -> None:
 
 def test_a_layer_of_its_own_size_cannot_be_had() -> None:
     shapes = dict(build({}) or {}) | {"layers.2.up": (64, 48)}
-    solution = solve(shapes, PARENT, build, [])
+    (solution,) = solve(shapes, PARENT, build, [])
     assert solution.unmet == {"layers.2.up": ((64, 48), (96, 48))}
     assert solution.settings == {}
 
 
 def test_a_class_that_cannot_even_build_the_parent_solves_nothing() -> None:
-    assert solve({"embed": (61, 48)}, PARENT, lambda settings: None, []).unmet == {"embed": ((61, 48), None)}
+    (solution,) = solve({"embed": (61, 48)}, PARENT, lambda settings: None, [])
+    assert solution.unmet == {"embed": ((61, 48), None)}
+
+
+def grouped(settings: Settings) -> Shapes | None:
+    """A class whose number of heads is told by no shape of the queries, but refused where it does not divide the width."""
+    sizes = {"width": 96, "heads": 6, "kv": 2, "head_dim": 16, "positions": 60} | settings
+    if sizes["width"] % sizes["heads"]:
+        return None
+    return {"q": (sizes["width"], sizes["width"]), "k": (sizes["kv"] * sizes["head_dim"], sizes["width"])}
+
+
+FIELDS = {"width": 96, "heads": 6, "kv": 2, "head_dim": 16, "positions": 60}
+
+
+def test_a_number_that_no_shape_tells_of_follows_the_factors() -> None:
+    wanted = grouped({"width": 48}) or {}
+    ways = [each.settings for each in solve(wanted, FIELDS, grouped, [], [(96, 48), (6, 3)])]
+    assert ways[:2] == [{"width": 48}, {"width": 48, "heads": 3}]
+    assert all(grouped(way) == wanted for way in ways)
+    assert len(ways) == len({str(sorted(way.items())) for way in ways})
+
+
+def test_a_width_that_the_present_heads_do_not_divide() -> None:
+    wanted = {"q": (64, 64), "k": (32, 64)}
+    assert next(solve(wanted, FIELDS, grouped, [], [(96, 64), (6, 4)])) == Solution({"width": 64, "heads": 4})
+
+
+def test_fewer_heads_or_smaller_ones_are_both_found() -> None:
+    wanted = {"q": (96, 96), "k": (16, 96)}
+    ways = [each.settings for each in solve(wanted, FIELDS, grouped, [], [(2, 1)])]
+    assert {"kv": 1} in ways
+    assert {"head_dim": 8} in ways

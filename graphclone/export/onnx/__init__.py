@@ -18,10 +18,10 @@ from torch import nn
 from graphclone.errors import OutputError
 from graphclone.export.onnx import opened as axes
 from graphclone.export.onnx.bench import Latency, latencies
-from graphclone.export.onnx.compared import TOLERANCES, Difference, compare, fed, session
+from graphclone.export.onnx.compared import DOUBTFUL, TOLERANCES, Difference, Disagreement, compare, fed, session
 from graphclone.export.onnx.opened import Dims, Opened
 from graphclone.export.onnx.plain import Plain
-from graphclone.export.onnx.precision import lowered
+from graphclone.export.onnx.precision import lowered, prepared
 from graphclone.export.onnx.written import save, translated
 
 __all__ = ["TOLERANCES", "Difference", "Exported", "Latency", "Wanted", "export_onnx", "loaded"]
@@ -155,28 +155,60 @@ def reason(error: BaseException) -> str:
 
 
 def _exported(plain: Plain, dims: Dims, path: Path, wanted: Wanted) -> Exported:
+    """What may be left open is decided in single precision: rounding of weights is no reason to close an axis."""
     found = axes.opened(plain, dims)
     model = translated(found, plain, wanted.opset)
-    remarks = lowered(model, path, wanted.precision, lambda model, path: save(model, path, wanted.provenance))
-    running = session(path)
-    if wanted.past:
-        from graphclone.export.onnx.past import decoded
-
-        differences = tuple(decoded(plain, running, wanted.precision))
-    else:
-        differences = tuple(compare(plain, running, tensors, wanted.precision) for tensors in found.trials(plain))
-        remarks += _alone(found, plain, running, wanted.precision)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        single = path if wanted.precision == "fp32" else Path(folder) / "single.onnx"
+        prepared(model, wanted.precision)
+        save(model, single, wanted.provenance)
+        running = session(single)
+        differences = _differences(found, plain, running, "fp32", wanted.past)
+        remarks = [] if wanted.past else _alone(found, plain, running)
+        if wanted.precision != "fp32":
+            remarks += lowered(single, path, wanted.precision, lambda model, path: save(model, path, wanted.provenance))
+            running = session(path)
+            differences = _coarser(lambda: _differences(found, plain, running, wanted.precision, wanted.past), wanted.precision)
+            remarks += _told(differences, wanted.precision)
     measured = latencies(plain, running) if wanted.bench else ()
     return Exported(differences, str(found), (*found.fixed, *remarks), tuple(measured))
 
 
-def _alone(found: Opened, plain: Plain, running: onnxruntime.InferenceSession, precision: str) -> list[str]:
+def _differences(
+    found: Opened, plain: Plain, running: onnxruntime.InferenceSession, precision: str, past: bool
+) -> tuple[Difference, ...]:
+    if past:
+        from graphclone.export.onnx.past import decoded
+
+        return tuple(decoded(plain, running, precision))
+    return tuple(compare(plain, running, tensors, precision) for tensors in found.trials(plain))
+
+
+def _coarser(measure: Callable[[], tuple[Difference, ...]], precision: str) -> tuple[Difference, ...]:
+    try:
+        return measure()
+    except Disagreement as error:
+        raise OutputError(
+            f"the model does not bear {precision} weights", because=str(error), attempt="the file in single precision"
+        ) from error
+
+
+def _told(differences: tuple[Difference, ...], precision: str) -> list[str]:
+    share = max(each.share for each in differences)
+    if share <= DOUBTFUL:
+        return []
+    return [
+        f"{precision} weights change its outputs by {share:.0%} of the largest: try the file on data of yours before you use it"
+    ]
+
+
+def _alone(found: Opened, plain: Plain, running: onnxruntime.InferenceSession) -> list[str]:
     """A batch of one, which torch assumes that nobody asks for: a remark if the model takes it and the file does not."""
     single = found.single(plain.inputs)
     if single is None or not plain.takes(single):
         return []
     try:
-        compare(plain, running, single, precision)
+        compare(plain, running, single, "fp32")
     except Exception as error:
         return [f"it does not take a batch of one: {reason(error)}"]
     return []

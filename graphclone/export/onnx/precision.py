@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,16 +35,15 @@ _QUANTISED = ["MatMul", "Gather", "LSTM", "EmbedLayerNormalization"]
 Save = Callable[[ir.Model, Path], None]
 
 
-def lowered(model: ir.Model, path: Path, precision: str, save: Save) -> list[str]:
-    """Write the model to `path` in that precision; inputs and outputs keep their types. **Returns** remarks: how much of it is."""
-    if precision == "fp32":
-        save(model, path)
-        return []
+def prepared(model: ir.Model, precision: str) -> None:
+    """What has to be done to a model in single precision before it is written, so that `lowered` finds all weights."""
     if precision == "int8":
         _fold_transposes(model)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
-        single = Path(folder) / "single.onnx"
-        save(model, single)
+
+
+def lowered(single: Path, path: Path, precision: str, save: Save) -> list[str]:
+    """Write the file `single` to `path` in that precision; inputs and outputs keep their types. **Returns** remarks: how much of it is."""
+    with _quiet():
         _WRITERS[precision](single, path, save)
     return [_share(path, precision)]
 

@@ -12,7 +12,7 @@ import inspect
 import operator
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,7 +128,7 @@ def capture(
             because=f"{decisions} values of the inputs do, and the graph checks {asserted([trace.graph])}",
             attempt="the model without in-place ops or autocast around the `if`",
         )
-    told = list(remarks(program, trace.unused, backwards, dropped, decisions))
+    told = [*_swallowed(model, trace), *remarks(program, trace.unused, backwards, dropped, decisions)]
     if (
         check
         and not isinstance(model, ExportedProgram)
@@ -150,11 +150,25 @@ def _handles(inputs: Inputs) -> Inputs:
     return found
 
 
+def _swallowed(model: nn.Module | ExportedProgram, trace: Trace) -> Iterator[str]:
+    """Inputs that the model's `**kwargs` took, and nothing read: their names may be misspelt."""
+    if isinstance(model, ExportedProgram):
+        return
+    taken = inspect.signature(model.forward).parameters
+    _, kwargs = pytree.tree_unflatten([node for node in trace.graph.nodes if node.op == "placeholder"], trace.in_spec)
+    for name in kwargs.keys() - taken.keys():
+        if not any(node.users for node in pytree.tree_leaves(kwargs[name]) if isinstance(node, fx.Node)):
+            yield f"the model never reads the input '{name}': its forward takes ({', '.join(taken)})"
+
+
 def _parity(model: nn.Module, trace: Trace, inputs: Inputs) -> str | None:
-    """What is to be said if the graph is not the model; asked of a twin, in which the run may leave what it likes."""
+    """What is to be said if the graph is not the model; asked of a twin, in which the run may leave what it likes.
+
+    **Raises** `CaptureError` where the model itself does not run: torch.export looks at no values (an index too large)."""
     try:
         return parity(_twin(model), trace.graph, trace.state, inputs)
     except Exception as error:
+        runs(_twin(model), *inputs)
         return f"whether the graph computes what the model does could not be tried: {type(error).__name__}: {error}"
 
 
@@ -212,7 +226,7 @@ def _export(
             with eased.eased(again, dropped), deciding(again, args, kwargs):
                 return torch.export.export(again, args, kwargs, strict=False)
     except Exception as error:
-        _runs(fresh(), *given)
+        runs(fresh(), *given)
         where = source_line(str(error)) or _last_frame(error)
         raise CaptureError(
             f"torch.export cannot trace {type(model).__name__}: {_first_line(error)}",
@@ -222,7 +236,7 @@ def _export(
         ) from error
 
 
-def _runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """**Raises** `CaptureError` where the model takes such inputs no more than the graph would."""
     if any(isinstance(each, Tensor) and each.is_meta for each in pytree.tree_leaves((args, dict(kwargs)))):
         return  # there are no values, which a model may ask for

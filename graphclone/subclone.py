@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from graphclone.calibration import Calibration
 from graphclone.capture import capture
 from graphclone.destination import plan_for
-from graphclone.errors import WeightsError
+from graphclone.errors import SizeError, WeightsError
 from graphclone.execute import fill
 from graphclone.execute.destination import Filled
 from graphclone.layout import Layout, analyze
@@ -61,6 +61,12 @@ def plan(
     """
     if destination is not None:
         return plan_for(layout, destination, scores, scale)
+    if width is not None and not isinstance(width, Mapping):
+        raise SizeError(
+            f"`width` cannot be {width!r}",
+            because="it says how many units of which factor are kept",
+            attempt=f"width={{'residual': {width!r}}}",
+        )
     made = whole(layout)
     scores = scores or Scores()
     made = DropBlocks(depth, scores=scores)(made, layout) if depth is not None else made

@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from graphclone import axes as algebra
 from graphclone.axes import Factor
-from graphclone.capture import Trace, at_other_sizes, capture, source_line
+from graphclone.capture import Trace, at_other_sizes, capture, runs, source_line
 from graphclone.dynamic import Dynamic, resized
 from graphclone.errors import PlanError
 from graphclone.execute import execute, fill
@@ -91,11 +91,14 @@ def verify(
 
     **Arguments**: `args`, `kwargs`, example inputs of the parent (they are also what the outputs are compared on); `dynamic`, as
     `capture` takes it (None: as the plan says): then all oracles are repeated at other sizes of the inputs.
+
+    **Raises** `CaptureError` where the parent cannot be captured, or does not run on these inputs.
     """
     dynamic = (plan.inputs.get("dynamic", False) if plan is not None else False) if dynamic is None else dynamic
     trace = capture(parent, args, kwargs, dynamic=dynamic, check=False)  # the first oracle does
     inputs = (args, dict(kwargs or {}))
     parent = parent.module() if isinstance(parent, ExportedProgram) else parent
+    runs(parent, *inputs)  # values of the inputs may be wrong, which torch.export does not look at
 
     def roads(inputs: Inputs) -> list[Verdict]:
         if plan is None or child is None:

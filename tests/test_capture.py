@@ -185,3 +185,31 @@ def test_capture_leaves_nothing_of_its_own_in_the_model() -> None:
     assert not hasattr(model.kept, "table")
     assert model(x).shape == (2, 3)
     assert trace.state["linear.weight"].data_ptr() == model.linear.weight.data_ptr()  # the tensors are shared, not copied
+
+
+class Lenient(nn.Module):
+    """It takes any named input, and reads those that it knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 4)
+
+    def forward(self, ids: Tensor, **kwargs: Tensor) -> Tensor:
+        embedded = self.embed(ids)
+        return embedded + kwargs["shift"] if "shift" in kwargs else embedded
+
+
+def test_values_that_a_model_cannot_take_are_told_though_its_graph_could_be_traced() -> None:
+    ids = torch.tensor([[1, 9]])
+    with pytest.raises(CaptureError, match="Lenient does not run on the example inputs: index out of range"):
+        gc.capture(Lenient(), (ids,))
+    with pytest.raises(CaptureError, match="Lenient does not run on the example inputs: index out of range"):
+        gc.verify(Lenient(), (ids,))
+
+
+def test_an_input_that_nothing_reads_is_told() -> None:
+    ids, shift = torch.tensor([[1, 2]]), torch.ones(4)
+    assert not gc.capture(Lenient(), (ids,), {"shift": shift}).remarks
+    assert gc.capture(Lenient(), (ids,), {"shifts": shift}).remarks == (
+        "the model never reads the input 'shifts': its forward takes (ids, kwargs)",
+    )

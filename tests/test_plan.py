@@ -148,9 +148,14 @@ def test_scores_that_rank_nothing_are_refused(scores: tuple[float, ...], complai
     assert complaint in str(caught.value)
 
 
+def test_a_width_of_no_factor_is_refused() -> None:
+    with pytest.raises(SizeError, match=r"`width` cannot be 0\.5\n  because .*\n  try      width=\{'residual': 0\.5\}"):
+        gc.plan(subject("hf/llama").layout, width=0.5)  # type: ignore[arg-type]
+
+
 def test_a_model_without_repeated_blocks_has_no_depth() -> None:
     layout = gc.analyze(gc.capture(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), (torch.randn(2, 4),)))
-    with pytest.raises(SizeError, match="the model has no depth to change: no block of it repeats"):
+    with pytest.raises(SizeError, match="no repeated blocks were found"):
         gc.plan(layout, depth=1)
 
 

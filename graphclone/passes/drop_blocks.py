@@ -92,8 +92,10 @@ class DropBlocks:
     def __call__(self, plan: Plan, layout: Layout) -> Plan:
         if not layout.blocks and self.depth != {}:
             raise SizeError(
-                "the model has no depth to change: no block of it repeats",
-                because="blocks are parts of the graph that follow each other and compute alike; a single one cannot be told from the rest",
+                "no repeated blocks were found, whose number could be changed",
+                because="blocks are parts of the graph that compute alike and follow each other on one stream: each is given one value and "
+                "hands one on. A single block cannot be told from the rest, nor can blocks that hand on several values (two streams that "
+                "read each other), or all of whose results are read again at the end",
             )
         stacks = {}
         for stack in layout.blocks:

@@ -27,7 +27,7 @@ KINDS = (
 def stack_table(stacks: Sequence[Stack]) -> RenderableType:
     """The stacks of repeated blocks; kinds as letters where they alternate."""
     if not stacks:
-        return Text("no repeated blocks: the depth of a child cannot be changed", style="dim")
+        return Text("no repeated blocks found on one stream: the depth of a child cannot be changed", style="dim")
     table = Sheet("stack", ">blocks", "kinds", "from … to")
     for stack in stacks:
         letters = "".join("abcdefghijklmnopqrstuvwxyz"[block.kind % 26] for block in stack.blocks)

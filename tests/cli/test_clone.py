@@ -130,6 +130,17 @@ def test_where_no_config_can_say_them_the_child_is_a_graph_and_the_reason_told(r
     assert run("verify", "child", "--parent", PARENT).status == 0
 
 
+def test_heads_that_no_shape_tells_of_are_found_by_what_the_plan_keeps(run: Run, tmp_path: Path) -> None:
+    """48 units are six heads of 8 as well as three of 16, and tensors of the same shapes."""
+    done = run("clone", PARENT, "--width", "residual=0.5", "--width", "*.heads=0.5", "-o", "child")
+    assert done.status == 0, done.err
+    assert "settings found for the parent's class: hidden_size=48 num_attention_heads=3\n" in done.out
+    assert run("verify", "child", "--parent", PARENT).status == 0
+    done = run("clone", PARENT, "--params", "150k", "-o", "balanced")
+    assert "settings found for the parent's class:" in done.out, done.out
+    assert run("verify", "balanced", "--parent", PARENT).status == 0
+
+
 def test_widths_of_one_layer_are_no_setting_of_a_config_and_it_is_said_which(run: Run, tmp_path: Path) -> None:
     done = run("clone", LLAMA, "--width", "model.layers.1.mlp.hidden=64", "--depth", "4", "-o", "child")
     assert done.status == 0, done.err

@@ -29,11 +29,11 @@ from graphclone.dynamic import Dynamic, Open, at_sizes, compound, decided_sizes,
 from graphclone.errors import CaptureError
 from graphclone.faithful import detach_no_grad, forgetful, own_backwards, remarks, uncached
 from graphclone.inputs import describe
-from graphclone.parity import Inputs, parity
+from graphclone.parity import Inputs, as_it_was, outputs, own, parity
 from graphclone.unbacked import make_concrete
 from graphclone.written import is_write, restore, write_buffers
 
-_OWN = {__file__, decided.__file__, eased.__file__}
+_OWN = {__file__, decided.__file__, eased.__file__, inspect.getfile(own)}
 _WRAPPERS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}  # higher-order op → where its sub-graph stands
 
 
@@ -241,8 +241,8 @@ def runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     if any(isinstance(each, Tensor) and each.is_meta for each in pytree.tree_leaves((args, dict(kwargs)))):
         return  # there are no values, which a model may ask for
     try:
-        with torch.no_grad():
-            model(*args, **kwargs)
+        with as_it_was(model):
+            outputs(model, own((args, dict(kwargs))))
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} does not run on the example inputs: {_first_line(error)}",

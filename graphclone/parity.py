@@ -24,15 +24,15 @@ def parity(model: nn.Module, graph: fx.Graph, state: Mapping[str, Tensor], input
     if any(tensor.is_meta for tensor in (*state.values(), *given)) or draws(graph) is not None:
         return None
     with as_it_was(model), torch.no_grad():
-        found = pytree.tree_leaves(_Reading(graph, state).run(*pytree.tree_leaves(_own(inputs))))
-        expected = outputs(model, _own(inputs))
+        found = pytree.tree_leaves(_Reading(graph, state).run(*pytree.tree_leaves(own(inputs))))
+        expected = outputs(model, own(inputs))
     error = difference(expected, [leaf for leaf in found if isinstance(leaf, Tensor)])
     if error <= max(TOLERANCE, roundings(expected)):
         return None
     return f"{DIFFERS} on the example inputs by {error:.1e}: part of it (a mask, a branch) was traced otherwise than it runs"
 
 
-def _own(inputs: Inputs) -> Inputs:
+def own(inputs: Inputs) -> Inputs:
     """The inputs once more: a model may write into them."""
     copied: Inputs = pytree.tree_map_only(Tensor, torch.clone, inputs)
     return copied

@@ -55,16 +55,28 @@ class Open:
         shapes = zip(self.dims, self.shapes, strict=True)
         return [[dim for dim in dims if shape and shape[dim].free_symbols.isdisjoint(closed)] for dims, shape in shapes]
 
+    @classmethod
+    def nothing(cls, names: Sequence[str], shapes: Sequence[tuple[int, ...] | None]) -> Open:
+        """What a graph of fixed sizes leaves open."""
+        return cls(tuple(names), tuple(shapes), {}, {}, (), {})
+
     def check(self, leaves: Sequence[Any]) -> None:
         """**Raises** `SizeError` if inputs have a size that the graph was not traced for."""
         sizes: dict[Any, Any] = {}
+        because = (
+            f"the graph was captured with open sizes at {self}" if self.sizes else "it was captured for inputs of these sizes"
+        )
+        attempt = "" if self.sizes else "capture(…, dynamic=True), which leaves sizes open"
         for name, shape, leaf in zip(self.names, self.shapes, leaves, strict=False):
-            for dim, (size, found) in enumerate(zip(shape or (), getattr(leaf, "shape", ()), strict=False)):
+            if shape is None or not isinstance(leaf, Tensor):
+                continue
+            if leaf.dim() != len(shape):
+                raise SizeError(f"'{name}' has {leaf.dim()} dims, and has to have {len(shape)}", because=because, attempt=attempt)
+            for dim, (size, found) in enumerate(zip(shape, leaf.shape, strict=True)):
                 expected = size if isinstance(size, int) else sizes.setdefault(size, found) if size.is_Symbol else found
                 if expected != found:
                     raise SizeError(
-                        f"dim {dim} of '{name}' is {found}, and has to be {expected}",
-                        because=f"the graph was captured with open sizes at {self}",
+                        f"dim {dim} of '{name}' is {found}, and has to be {expected}", because=because, attempt=attempt
                     )
         for guard, holds in self._conditions(sizes):
             if not holds:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import graphclone as gc
 from graphclone.axes import Factor
-from graphclone.errors import GraphcloneError, PlanError
+from graphclone.errors import GraphcloneError, PlanError, SizeError
 from graphclone.execute import child_state, fill, weights
 from graphclone.passes import whole
 from graphclone.verify import outputs, two_roads, verify
@@ -188,3 +188,35 @@ def test_a_graph_of_one_mode_says_so_when_it_is_to_train() -> None:
     trace = gc.capture(model.train(), (x,))
     training = gc.execute(gc.plan(gc.analyze(trace)), model, trace=trace).train()
     assert not torch.equal(training(x), training(x))
+
+
+class Averaged(nn.Module):
+    """Its number of positions is a number of the graph, unless it was left open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.up, self.down = nn.Embedding(30, 16), nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, ids: Tensor, bias: Tensor | None = None) -> Tensor:
+        x = self.embed(ids)
+        x = (x + self.down(torch.relu(self.up(x)))).sum(1) / ids.shape[1]
+        return x if bias is None else x + bias
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"ids": torch.ones(2, 5, dtype=torch.long)}, "dim 1 of 'ids' is 5, and has to be 8"),
+        ({"ids": torch.ones(3, 8, dtype=torch.long)}, "dim 0 of 'ids' is 3, and has to be 2"),
+        ({"ids": torch.ones(2, 8, 1, dtype=torch.long)}, "'ids' has 3 dims, and has to have 2"),
+        ({"bias": torch.ones(16)}, "dim 0 of 'bias' is 16, and has to be 8"),
+    ],
+)
+def test_a_child_of_fixed_sizes_refuses_others(given: dict[str, Tensor], complaint: str) -> None:
+    batch = {"ids": torch.ones(2, 8, dtype=torch.long), "bias": torch.ones(16)}
+    layout = gc.analyze(gc.capture(Averaged(), kwargs=batch))
+    child = gc.execute(gc.plan(layout, width={"output": 8}), Averaged())
+    batch["bias"] = batch["bias"][:8]  # as wide as the stream is now
+    assert child(**batch).shape == (2, 8)
+    with pytest.raises(SizeError, match=f"{complaint}\n  because  it was captured for inputs of these sizes"):
+        child(**{**batch, **given})

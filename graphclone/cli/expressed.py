@@ -73,4 +73,4 @@ def _unmet(name: str, shapes: tuple[Shape | None, Shape | None], count: int) -> 
             if want is None
             else (f"its class would not build '{name}', which the plan has{others}")
         )
-    return f"no setting of its config makes '{name}' {want}; the nearest has {have}{others}"
+    return f"no settings of its config were found that give all sizes: with the nearest, '{name}' is {have}, and has to be {want}{others}"

@@ -62,7 +62,8 @@ class Child(fx.GraphModule):
     A graph is one mode of its parent: of one that was traced in eval mode, it computes as in eval mode whatever `train()` says, which
     therefore warns. `graphclone.save` writes a module with a body for each mode.
 
-    **Raises** `SizeError` if it was captured with open sizes and is given inputs of a size for which the model is another program.
+    **Raises** `SizeError` for inputs of other sizes than the example's, or, if it was captured with open sizes, of sizes for which the
+    model is another program.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -168,9 +169,15 @@ def build(trace: Trace, graph: fx.Graph, state: Mapping[str, Tensor], parameters
     graph.lint()
     child = Child(root, graph, "Child")
     child.meta["call"] = call
-    if trace.open is not None:
-        child.meta["open"] = list(call.names), _opened(trace.open, graph)
+    child.meta["open"] = list(call.names), _opened(trace.open or _closed(graph), graph)
     return child
+
+
+def _closed(graph: fx.Graph) -> Open:
+    inputs = [(node.name, node.meta.get("val")) for node in graph.nodes if node.op == "placeholder"]
+    return Open.nothing(
+        [name for name, _ in inputs], [tuple(each.shape) if isinstance(each, Tensor) else None for _, each in inputs]
+    )
 
 
 def _opened(found: Open, graph: fx.Graph) -> Open:

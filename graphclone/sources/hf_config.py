@@ -71,13 +71,14 @@ def _fields(config: PreTrainedConfig) -> list[str]:
 
 
 def sizes(config: PreTrainedConfig) -> dict[str, object]:
-    """The fields that may hold sizes, those of inner configs under dotted names: numbers, lists of numbers, and what is not set."""
+    """The fields that may hold sizes, those of inner configs under dotted names: numbers (ratios of sizes too), lists of numbers, and
+    what is not set."""
     found: dict[str, object] = {}
     for name in _fields(config):
         value = getattr(config, name)
         if isinstance(value, PreTrainedConfig):
             found |= {f"{name}.{inner}": each for inner, each in sizes(value).items()}
-        elif name not in _NOT_FIELDS and not isinstance(value, (bool, float, str, dict)):
+        elif name not in _NOT_FIELDS and not isinstance(value, (bool, str, dict)):
             found[name] = value
     return found
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+Number = int | float
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
 Settings = dict[str, object]
@@ -18,30 +20,36 @@ _PAIRS = 60  # how many pairs of changes are tried where none alone brings the s
 @dataclass(frozen=True)
 class Knob:
     """A number that can be set: a field, or with `index` one entry of a field that is a list (`whole`, in the parent);
-    without `index` all of its entries together, and `value` is the largest."""
+    without `index` all of its entries together, and `value` is the largest. One that is not whole is a ratio of sizes."""
 
     name: str
-    value: int
+    value: Number
     index: int | None = None
     whole: tuple[int, ...] = ()
 
-    def set(self, settings: Settings, value: int) -> Settings:
+    def set(self, settings: Settings, value: Number) -> Settings:
         if not self.whole:
             return {**settings, self.name: value}
         entries = list(settings.get(self.name, self.whole))  # type: ignore[call-overload]
         if self.index is None:
-            entries = [int(each * Fraction(value, self.value)) for each in self.whole]
+            entries = [int(each * Fraction(value) / Fraction(self.value)) for each in self.whole]
         elif self.index < len(entries):
             entries[self.index] = value
         return {**settings, self.name: entries}
 
-    def now(self, settings: Settings) -> int:
+    def now(self, settings: Settings) -> Number:
         held = settings.get(self.name)
         if isinstance(held, list):
             if self.index is None:
                 return max(map(int, held))
             return int(held[self.index]) if self.index < len(held) else 0
-        return int(held) if isinstance(held, int) else self.value
+        return held if isinstance(held, (int, float)) else self.value
+
+    def others(self, deeper: bool) -> tuple[Number, ...]:
+        """Values to try it with; `deeper`: larger ones."""
+        if isinstance(self.value, float):
+            return self.value / 2, 2 * self.value
+        return (self.value // 2, self.value - 1, 2 * self.value) if not deeper else (2 * self.value,)
 
 
 @dataclass(frozen=True)
@@ -135,15 +143,15 @@ def _search(question: _Question, settings: Settings, knobs: Sequence[Knob]) -> S
 
 def _knobs(fields: Mapping[str, object]) -> Iterator[Knob]:
     for name, value in fields.items():
-        if _is_number(value):
+        if _is_size(value) or (isinstance(value, float) and 1 < value < math.inf):
             yield Knob(name, value)  # type: ignore[arg-type]
-        elif isinstance(value, (list, tuple)) and value and all(map(_is_number, value)):
+        elif isinstance(value, (list, tuple)) and value and all(map(_is_size, value)):
             whole = tuple(value)
             yield Knob(name, max(whole), None, whole)
             yield from (Knob(name, entry, index, whole) for index, entry in enumerate(whole))
 
 
-def _is_number(value: object) -> bool:
+def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 1
 
 
@@ -162,7 +170,7 @@ def _reach(knob: Knob, settings: Settings, before: Shapes, build: Build, deeper:
     """The tensors whose shape, or being there, a change of the knob alone changes; None where the class refuses every change. `deeper`:
     some are wanted that are not there, and which only a larger value brings."""
     found = None
-    for change in ((knob.value // 2, knob.value - 1, 2 * knob.value), (2 * knob.value,) if deeper else ()):
+    for change in (knob.others(False), knob.others(True) if deeper else ()):
         built = (build(knob.set(settings, other)) for other in dict.fromkeys(change) if other > 0)
         after = next((each for each in built if each is not None), None)
         if after is not None:
@@ -176,15 +184,15 @@ def _moves(
     unmet = _unmet(question.wanted, shapes)
     for knob, reached in reach.items():
         touched = [pair for name, pair in unmet.items() if reached is None or name in reached]
-        now, values = knob.now(settings), dict[int, None]()
+        now, values = knob.now(settings), dict[Number, None]()
         if settings and knob.name not in settings and touched:
             values[knob.value] = None  # as in the parent: the class may have worked out another one
         for want, have in touched:
             if want is None or have is None:
-                values |= dict.fromkeys(_lengths(knob.value, question.counts))
+                values |= dict.fromkeys(_lengths(knob.value, question.counts) if isinstance(knob.value, int) else ())
             elif len(want) == len(have):
                 ratios = {Fraction(a, b) for a, b in zip(want, have, strict=True) if a != b}
-                values |= dict.fromkeys(int(now * ratio) for ratio in sorted(ratios) if (now * ratio).denominator == 1)
+                values |= dict.fromkeys(_scaled(now, sorted(ratios)))
         yield from (knob.set(settings, value) for value in values if value > 0 and (value != now or knob.name not in settings))
         if not reached and not knob.whole:
             yield from _followed(knob, settings, question.units)
@@ -193,8 +201,17 @@ def _moves(
 def _followed(knob: Knob, settings: Settings, units: Counts) -> Iterator[Settings]:
     """What becomes of a number that no shape tells of, if it shrinks as one of the factors does."""
     ratios = dict.fromkeys(Fraction(new, old) for old, new in sorted(units, key=lambda each: each[0] != knob.value))
-    values = dict.fromkeys(int(knob.value * ratio) for ratio in ratios if (knob.value * ratio).denominator == 1)
+    values = dict.fromkeys(_scaled(knob.value, ratios) if isinstance(knob.value, int) else ())
     yield from (knob.set(settings, value) for value in values if value not in (0, knob.now(settings)))
+
+
+def _scaled(number: Number, ratios: Iterable[Fraction]) -> Iterator[Number]:
+    """A number times each of some ratios; a whole number stays one."""
+    for ratio in ratios:
+        if isinstance(number, float):
+            yield number * float(ratio)
+        elif (number * ratio).denominator == 1:
+            yield int(number * ratio)
 
 
 def _lengths(length: int, counts: Counts) -> Iterator[int]:

@@ -92,3 +92,12 @@ def test_fewer_heads_or_smaller_ones_are_both_found() -> None:
     ways = [each.settings for each in solve(wanted, FIELDS, grouped, [], [(2, 1)])]
     assert {"kv": 1} in ways
     assert {"head_dim": 8} in ways
+
+
+def test_a_ratio_of_widths_is_a_number_to_set_too() -> None:
+    def ratio(settings: Settings) -> Shapes | None:
+        sizes = {"width": 24, "mlp_ratio": 4.0, "dropout": 1.5} | settings
+        return {"up": (int(sizes["width"] * sizes["mlp_ratio"]), sizes["width"]), "norm": (sizes["width"],)}
+
+    fields = {"width": 24, "mlp_ratio": 4.0, "dropout": 1.5, "limit": float("inf")}
+    assert next(solve({"up": (96, 12), "norm": (12,)}, fields, ratio, [])) == Solution({"width": 12, "mlp_ratio": 8.0})

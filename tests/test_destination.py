@@ -373,3 +373,53 @@ def test_graphs_that_return_other_numbers_of_states_are_not_the_same() -> None:
     args, kwargs = tiny.inputs()
     _, report = gc.subclone(tiny.build(), build(), args, kwargs)
     assert any("tensors were matched by name" in remark for remark in report.plan.remarks)
+
+
+class Grouped(nn.Module):
+    """Keys and values are repeated for the query heads of their group, unless it has a single one."""
+
+    def __init__(self, heads: int, groups: int = 2, head_dim: int = 6, width: int = 24, depth: int = 3) -> None:
+        super().__init__()
+        self.heads, self.groups, self.head_dim = heads, groups, head_dim
+        self.tokens = nn.Embedding(61, width)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "q": nn.Linear(width, heads * head_dim),
+                    "k": nn.Linear(width, groups * head_dim),
+                    "v": nn.Linear(width, groups * head_dim),
+                    "o": nn.Linear(heads * head_dim, width),
+                }
+            )
+            for _ in range(depth)
+        )
+
+    def repeated(self, x: Tensor) -> Tensor:
+        batch, groups, length, head_dim = x.shape
+        times = self.heads // groups
+        if times == 1:
+            return x
+        return x[:, :, None].expand(batch, groups, times, length, head_dim).reshape(batch, self.heads, length, head_dim)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.tokens(ids)
+        for layer in self.layers:
+            q, k, v = (layer[name](x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for name in "qkv")
+            mixed = (q @ self.repeated(k).transpose(-1, -2)).softmax(-1) @ self.repeated(v)
+            x = x + layer["o"](mixed.transpose(1, 2).flatten(2))
+        return x
+
+
+@pytest.mark.parametrize(("groups", "depth"), [(2, 3), (2, 2), (1, 3)])
+def test_a_group_of_one_head_needs_no_repetition(groups: int, depth: int) -> None:
+    parent, destination = Grouped(4).eval(), Grouped(groups, groups, depth=depth).eval()
+    child, report = gc.subclone(parent, destination, (IDS,))
+    assert {len(kept) for name, kept in report.plan.keep.items() if name.endswith("heads")} == {1}
+    assert not [remark for remark in report.plan.remarks if "differs" in remark]
+    assert two_roads(report.plan, parent, child, ((IDS,), {})).passed
+
+
+def test_heads_that_are_mixed_otherwise_are_not_taken_for_repetition() -> None:
+    """With as many heads in the parent as in its groups, a destination that repeats is another network."""
+    with pytest.raises(DestinationError, match="the destination is wider than the parent: 4 at"):
+        gc.subclone(Grouped(2).eval(), Grouped(4, 2, head_dim=3).eval(), (IDS,))

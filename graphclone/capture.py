@@ -247,7 +247,9 @@ def runs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         raise CaptureError(
             f"{type(model).__name__} does not run on the example inputs: {_first_line(error)}",
             because=f"it stops at {where}" if (where := _last_frame(error)) else f"it raises {type(error).__name__}",
-            attempt=f"what its forward takes: {inspect.signature(model.forward)}",
+            attempt="smaller integers: a table has no such row"
+            if isinstance(error, IndexError)
+            else f"what its forward takes: {inspect.signature(model.forward)}",
         ) from error
 
 

@@ -203,7 +203,7 @@ def test_values_that_a_model_cannot_take_are_told_though_its_graph_could_be_trac
     ids = torch.tensor([[1, 9]])
     with pytest.raises(CaptureError, match="Lenient does not run on the example inputs: index out of range"):
         gc.capture(Lenient(), (ids,))
-    with pytest.raises(CaptureError, match="Lenient does not run on the example inputs: index out of range"):
+    with pytest.raises(CaptureError, match=r"Lenient does not run on the example inputs: (.|\n)*try      smaller integers"):
         gc.verify(Lenient(), (ids,))
 
 

@@ -65,4 +65,6 @@ def _overview(asked: Asked, layout: Layout, everything: bool) -> None:
         console.print(frozen)
     if unused := layout.trace.unused:
         console.print(f"\n{len(unused)} tensors never reach the output: {listed(unused, 4)}", markup=False)
+    for remark in layout.trace.remarks:
+        console.print(f"note: {remark}", markup=False, soft_wrap=True)
     console.print("\n--why NAME shows every place of a factor, --axes PATTERN what a parameter's dims are made of", style="dim")

@@ -556,3 +556,9 @@ def test_the_inputs_of_a_plan_import_nothing(run: Run, tmp_path: Path) -> None:
     done = run("inspect", "child")
     assert done.status == 2
     assert "example inputs cannot be read" in done.err
+
+
+def test_an_input_that_nothing_reads_is_told_before_anything_is_cloned(run: Run) -> None:
+    done = run("inspect", LLAMA, "--input", "inputs_idz=int64[3,7]:0..256")
+    assert done.status == 0, done.err
+    assert "note: the model never reads the input 'inputs_idz': its forward takes (input_ids, " in done.out

@@ -30,7 +30,8 @@ class Option:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What is narrowed: streams and heads by one share, hidden units by another, nothing else (head_dim, experts, vocabulary)."""
+    """What is narrowed: streams (and hidden units that are as many) and heads by one share, other hidden units by another, nothing else
+    (head_dim, experts, vocabulary)."""
 
     streams: tuple[Factor, ...]
     heads: tuple[Factor, ...]
@@ -63,10 +64,14 @@ def _parts(layout: Layout) -> _Parts:
         factor for factor in layout.factors if factor.frozen is None and factor.slots and not factor.interface and factor.size > 1
     ]
     groups = {_path(factor) for factor in free if factor.kind == "kv_groups"}
+    streams = tuple(factor for factor in free if factor.kind == "residual")
+    square = {
+        factor.size for factor in streams
+    }  # a pooler's units, a first convolution's: a class takes the stream's width for them
     return _Parts(
-        tuple(factor for factor in free if factor.kind == "residual"),
+        (*streams, *(factor for factor in free if factor.kind == "hidden" and factor.size in square)),
         tuple(f for f in free if f.kind == "kv_groups" or (f.kind == "heads" and _path(f) not in groups)),
-        tuple(factor for factor in free if factor.kind == "hidden"),
+        tuple(factor for factor in free if factor.kind == "hidden" and factor.size not in square),
     )
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 import graphclone as gc
 from graphclone import sizes
@@ -51,3 +51,22 @@ def test_the_first_option_shrinks_width_and_depth_most_alike(layout: Layout) -> 
 def test_what_no_child_can_have_is_refused(layout: Layout, number: int) -> None:
     with pytest.raises(SizeError, match="no child of about"):
         options(layout, number)
+
+
+def test_units_that_are_as_many_as_the_streams_stay_as_many() -> None:
+    """A pooler's, for which a class takes the width of the stream."""
+    config = BertConfig(
+        vocab_size=97,
+        hidden_size=192,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=400,
+        attn_implementation="eager",
+    )
+    with torch.device("meta"):
+        pooled = gc.analyze(
+            gc.capture(BertForSequenceClassification(config).eval(), kwargs={"input_ids": torch.zeros(2, 11, dtype=torch.long)})
+        )
+    (pooler,) = {factor.name for factor in pooled.factors if factor.kind == "hidden" and factor.size == 192}
+    for option in options(pooled, 500_000):
+        assert option.width.get(pooler, 192) == option.width.get("residual", 192)

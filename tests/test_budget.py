@@ -64,9 +64,8 @@ def test_units_that_are_as_many_as_the_streams_stay_as_many() -> None:
         attn_implementation="eager",
     )
     with torch.device("meta"):
-        pooled = gc.analyze(
-            gc.capture(BertForSequenceClassification(config).eval(), kwargs={"input_ids": torch.zeros(2, 11, dtype=torch.long)})
-        )
+        model = BertForSequenceClassification(config).eval()
+        pooled = gc.analyze(gc.capture(model, kwargs={"input_ids": torch.zeros(2, 11, dtype=torch.long)}))
     (pooler,) = {factor.name for factor in pooled.factors if factor.kind == "hidden" and factor.size == 192}
     for option in options(pooled, 500_000):
         assert option.width.get(pooler, 192) == option.width.get("residual", 192)

@@ -65,9 +65,7 @@ def _parts(layout: Layout) -> _Parts:
     ]
     groups = {_path(factor) for factor in free if factor.kind == "kv_groups"}
     streams = tuple(factor for factor in free if factor.kind == "residual")
-    square = {
-        factor.size for factor in streams
-    }  # a pooler's units, a first convolution's: a class takes the stream's width for them
+    square = {factor.size for factor in streams}  # as many units as the stream's: a class often has one width for both
     return _Parts(
         (*streams, *(factor for factor in free if factor.kind == "hidden" and factor.size in square)),
         tuple(f for f in free if f.kind == "kv_groups" or (f.kind == "heads" and _path(f) not in groups)),

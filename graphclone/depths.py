@@ -13,7 +13,6 @@ from graphclone.errors import DestinationError
 from graphclone.layout import Layout
 from graphclone.passes import middle
 from graphclone.passes.drop_blocks import alike, check_worth, dearest
-from graphclone.repeats import repeats
 from graphclone.rules import identity, name_of
 from graphclone.scores.scores import Scores
 
@@ -55,21 +54,14 @@ def _chosen(ours: Stack, theirs: Stack, worth: Sequence[float] | None) -> Sequen
 
 
 def _same_ops(ours: Block, theirs: Block) -> None:
-    """**Raises** `DestinationError` if two blocks do not compute with the same ops, whatever their sizes; casts and dropout apart, and
-    repetition where one of them has none."""
-    (a, b), (without, other) = ((_ops(ours, seen), _ops(theirs, seen)) for seen in (False, True))
-    if a != b and without != other:
+    """**Raises** `DestinationError` if two blocks do not compute with the same ops, whatever their sizes; casts and dropout apart."""
+    a, b = (Counter(name_of(node.target) for node in _downstream(block) if not identity(node.target)) for block in (ours, theirs))
+    if a != b:
         raise DestinationError(
             f"the destination's '{theirs.name}' is another kind of block than the parent's '{ours.name}'",
             because=f"they differ in {', '.join([*(a - b), *(b - a)][:4])}",
             attempt="the parent's own activation, norms and attention in the destination",
         )
-
-
-def _ops(block: Block, through: bool) -> Counter[str]:
-    """The ops of a block; `through`: without those that repeat a value."""
-    again = repeats(block.nodes) if through else {}
-    return Counter(name_of(node.target) for node in _downstream(block) if not identity(node.target) and node not in again)
 
 
 def _downstream(block: Block) -> list[fx.Node]:

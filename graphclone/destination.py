@@ -28,7 +28,6 @@ from graphclone.layout import Layout
 from graphclone.passes import Scale, Shrink, whole
 from graphclone.passes.drop_blocks import restacked
 from graphclone.plan import Literal, Plan
-from graphclone.repeats import repeats
 from graphclone.rules import Typed, identity, name_of
 from graphclone.scores import Scores
 
@@ -139,20 +138,16 @@ class Aligned:
 
 
 def _align(ours: Iterable[fx.Node], theirs: Iterable[fx.Node], name: Callable[[fx.Node], str]) -> Aligned | None:
-    """None where they are not the same ops on the same values; casts and dropout apart, and repetition where one side has none. `name`:
-    what a tensor is called in the plan."""
-    ours, theirs = list(ours), list(theirs)
+    """None where they are not the same ops on the same values; casts and dropout apart. `name`: what a tensor is called in the plan."""
+    ours = list(ours)
     alive = set(_computing(ours))
-    for again in ({}, repeats(ours) | repeats(theirs)):
-        first, second = ([n for n in _computing(nodes) if not identity(n.target) and n not in again] for nodes in (ours, theirs))
-        if [n.target for n in first if n.op == "call_function"] == [n.target for n in second if n.op == "call_function"]:
-            break
-    else:
+    first, second = ([n for n in _computing(nodes) if not identity(n.target)] for nodes in (ours, theirs))
+    if [n.target for n in first if n.op == "call_function"] != [n.target for n in second if n.op == "call_function"]:
         return None
     found = dict(zip(first, second, strict=False))
     tensors: dict[tuple[str, str], None] = {}
     for a, b in list(found.items()):
-        sources, others = ([_through(each, again) for each in node.all_input_nodes] for node in (a, b))
+        sources, others = ([_through(each) for each in node.all_input_nodes] for node in (a, b))
         if len(sources) != len(others):
             return None
         for x, y in zip(sources, others, strict=True):
@@ -176,9 +171,9 @@ def _computing(nodes: Iterable[fx.Node]) -> list[fx.Node]:
     return kept[::-1]
 
 
-def _through(node: fx.Node, again: Mapping[fx.Node, fx.Node]) -> fx.Node:
-    while node in again or (node.op == "call_function" and identity(node.target) and node.all_input_nodes):
-        node = again.get(node) or node.all_input_nodes[0]
+def _through(node: fx.Node) -> fx.Node:
+    while node.op == "call_function" and identity(node.target) and node.all_input_nodes:
+        node = node.all_input_nodes[0]
     return node
 
 

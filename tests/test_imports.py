@@ -17,7 +17,7 @@ ORDER = [
     ["faithful", "parity", "capture", "fitting", "distill"],
     ["rules"],
     ["decompose", "streams"],
-    ["blocks", "repeats"],
+    ["blocks"],
     ["layout"],
     ["calibration", "sizes", "stacked"],
     ["scores", "rotation"],

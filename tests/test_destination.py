@@ -373,3 +373,25 @@ def test_graphs_that_return_other_numbers_of_states_are_not_the_same() -> None:
     args, kwargs = tiny.inputs()
     _, report = gc.subclone(tiny.build(), build(), args, kwargs)
     assert any("tensors were matched by name" in remark for remark in report.plan.remarks)
+
+
+class Bypassed(nn.Module):
+    """A residual stream, beside which a second linear map may run."""
+
+    def __init__(self, bypass: bool) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(20, 16), nn.Linear(16, 20)
+        self.bypass = nn.Linear(20, 20) if bypass else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + self.down(torch.relu(self.up(x)))
+        return y if self.bypass is None else y + self.bypass(x)
+
+
+def test_a_plan_that_lacks_a_tensor_of_the_graph_says_which_of_the_two_causes_it_is() -> None:
+    parent, other = Bypassed(True).eval(), Bypassed(False).eval()
+    _, report = gc.subclone(parent, other, (FLOATS,))
+    with pytest.raises(PlanError, match=r"'bypass\.weight'\n.*the destination's graph differs"):
+        gc.execute(report.plan, parent)
+    with pytest.raises(PlanError, match=r"'bypass\.weight'\n.*the parent is another graph here"):
+        gc.execute(gc.plan(gc.analyze(gc.capture(other, (FLOATS,)))), parent)

@@ -371,11 +371,13 @@ def _rename(graph: fx.Graph, plan: Plan, layout: Layout) -> None:
             source, turn = turns.get(str(node.target), (str(node.target), 0))
             stands_in = plan.aliases.get(str(node.target))
             if turn >= len(names[source]) and stands_in not in plan.tensors:
+                told = [remark for remark in plan.remarks if remark.startswith("the destination's graph differs")]
                 raise PlanError(
                     f"the plan has no tensor for '{node.target}'",
-                    because="the parent is another graph here than it was for the plan; the command line traces without a KV cache"
-                    + "".join(f"; {remark}" for remark in plan.remarks if "differs" in remark),
-                    attempt="graphclone.sources.load(FOLDER).module, the parent as the command line has it",
+                    because="; ".join(told) or "the parent is another graph here than it was for the plan",
+                    attempt="other sizes of the destination, or none: widths and a depth alone rewrite the parent's graph"
+                    if told
+                    else "the parent of the plan (the command line's is graphclone.sources.load(FOLDER).module, without a KV cache)",
                 )
             node.target = names[source][turn] if turn < len(names[source]) else str(stands_in)
 

@@ -300,8 +300,13 @@ def _stack(trace: Trace, flow: Flow, run: Run) -> Stack:
             nodes = flow.owned([*nodes, *writes], entry)
         blocks.append(Block(name, kinds.setdefault(key, len(kinds)), entry, exit, tuple(nodes), uses))
     names = [block.name for block in blocks]
-    if len(set(names)) < len(names):  # blocks that share their parameters
-        blocks = [Block(f"{b.name}.{i}", b.kind, b.entry, b.exit, b.nodes, b.uses) for i, b in enumerate(blocks)]
+    if len(set(names)) < len(
+        names
+    ):  # blocks that share their parameters, or of several numbered parts each, whose numbers are taken
+        used = [name for block in blocks for *_, name in block.uses]
+        taken = any(name.startswith(f"{b.name}.{i}.") for i, b in enumerate(blocks) for name in used)
+        before = "block_" if taken else ""
+        blocks = [Block(f"{b.name}.{before}{i}", b.kind, b.entry, b.exit, b.nodes, b.uses) for i, b in enumerate(blocks)]
     return Stack(_common(block.name for block in blocks) or "blocks", tuple(blocks), run.pattern, run.edges)
 
 

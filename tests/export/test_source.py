@@ -310,3 +310,29 @@ def test_torch_compile_takes_it_whole(name: str, tmp_path: Path) -> None:
     model = written(child, tmp_path)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     assert difference(outputs(model, inputs), outputs(compiled, inputs)) < 1e-6
+
+
+class EveryThird(nn.Module):
+    """Six layers, every third of which reads one shared linear map: what repeats is three layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.shared = nn.Embedding(31, 12), nn.Linear(12, 12)
+        self.layers = nn.ModuleList(nn.ModuleDict({"up": nn.Linear(12, 20), "down": nn.Linear(20, 12)}) for _ in range(6))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for i, layer in enumerate(self.layers):
+            y = x + self.shared(x) if i % 3 == 1 else x
+            x = x + layer["down"](torch.relu(layer["up"](y)))
+        return x @ self.embed.weight.T
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_blocks_of_several_numbered_layers_are_not_taken_for_one_of_them(depth: int, tmp_path: Path) -> None:
+    model, ids = EveryThird().eval(), torch.randint(31, (2, 5))
+    layout = gc.analyze(gc.capture(model, (ids,)))
+    (stack,) = layout.blocks
+    assert [block.name for block in stack.blocks] == ["layers.block_0", "layers.block_1"]
+    child = gc.execute(gc.plan(layout, depth=depth), model)
+    assert difference(outputs(child, ((ids,), {})), outputs(written(child, tmp_path), ((ids,), {}))) == 0

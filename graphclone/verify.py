@@ -106,7 +106,7 @@ def verify(
         try:
             return [two_roads(plan, parent, child, inputs, trace)]
         except PlanError:
-            check_fits(plan, analyze(trace))  # then the child's graph is not the parent's: it has another head
+            check_fits(plan, analyze(trace))  # then the child's graph is not the parent's: it has another head, say
             return [refilled(plan, child, trace)]
 
     verdicts = _oracles(parent, trace, inputs, seed) + roads(inputs)

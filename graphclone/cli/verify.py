@@ -37,6 +37,8 @@ def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int, dyna
         verdicts = gc.verify(parent.program or parent.module, args, kwargs, plan=plan, child=child, seed=seed, dynamic=dynamic)
     if plan is not None and child is not None and plan.fitted:
         verdicts = _with_fitted(verdicts, plan, child, Record.load(Path(model).expanduser()))
+    if plan is not None:  # what no oracle asks: what a class computes anew, and what names alone have matched
+        verdicts = replace(verdicts, remarks=tuple(dict.fromkeys((*verdicts.remarks, *plan.remarks))))
     if as_json:
         oracles = [asdict(each) for each in verdicts.verdicts]
         out().print_json(json.dumps({"passed": verdicts.passed, "oracles": oracles, "remarks": verdicts.remarks}))
@@ -48,8 +50,6 @@ def run(model: str, asked: Asked, is_child: bool, as_json: bool, seed: int, dyna
         roads = any(each.oracle in ("two roads", "refilled", "fitted") and not each.passed for each in verdicts.verdicts)
         hint = " A child that was trained since then differs from its plan: only a fresh clone can be verified." if roads else ""
         err().print(f"an oracle failed.{hint}", soft_wrap=True)
-        for remark in plan.remarks if plan is not None else ():
-            err().print(f"note: {remark}", markup=False, soft_wrap=True)
         raise typer.Exit(FAILED)
 
 
@@ -80,7 +80,7 @@ _MEANS = {
     "masked parent": "dropping units is the same as zeroing them in the parent",
     "growth": "repeating units, and sharing out what reads them, changes nothing",
     "rotation": "turning streams, and what is inside heads, changes nothing",
-    "refilled": "the child, which has another head, holds what its plan makes of the parent's tensors",
+    "refilled": "the child, whose graph is not the parent's, holds what its plan makes of the parent's tensors",
     "fitted": "what was fitted on data is what it was when the child was made",
     "two roads": "the child computes what the rewritten graph of its plan computes",
 }

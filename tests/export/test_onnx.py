@@ -316,6 +316,9 @@ class Several(nn.Module):
                 near = torch.bucketize(x, torch.tensor([-1.0, 0.0, 0.0, 1.0])) + torch.bucketize(
                     x.round(), torch.tensor([-1.0, 1.0]), right=True
                 )
+                rows = x.detach().abs().cumsum(-1).round()
+                near += torch.searchsorted(rows, x.round()) + torch.searchsorted(rows, x.round(), side="right")
+                near += torch.searchsorted(torch.tensor([-1.0, 0.0, 0.0, 1.0]), x.round(), right=True)
                 return near.float() * torch.histc(x.round().clamp(0, 4), bins=5, min=0, max=4).sum()
             case _:
                 return (1.0 - (x > 0).long()) * 0.5

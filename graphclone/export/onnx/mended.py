@@ -80,6 +80,23 @@ def bucketize(values: Tensor, boundaries: Tensor, *, out_int32: bool = False, ri
     return below.sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
 
 
+@_for(aten.searchsorted.Tensor)
+def search(
+    boundaries: Tensor,
+    values: Tensor,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Any:
+    """The same, in boundaries of each row's own."""
+    if sorter is not None:
+        return NotImplemented
+    rows = boundaries if boundaries.dim() == 1 else boundaries.unsqueeze(-2)
+    return bucketize(values, rows, out_int32=out_int32, right=right or side == "right")
+
+
 @_for(aten.repeat_interleave.self_Tensor)
 def repeated(tensor: Tensor, repeats: Tensor, dim: int | None = None, *, output_size: int | None = None) -> Any:
     """Each of a row a number of times, where it is known how many that are: the exporter takes no such number."""

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from graphclone.cli.console import reporting
+from graphclone.cli.console import interrupted_again, reporting
 from graphclone.cli.options import Asked
 
 app = typer.Typer(
@@ -305,4 +305,5 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # where a terminal has no → or ✓, it shows ? instead of a traceback
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half-written is taken away
+    sys.unraisablehook = interrupted_again
     app(prog_name="graphclone")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import importlib.metadata
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -65,6 +67,14 @@ def reporting(debug: bool) -> Iterator[None]:
         status, text = _explained(error)
         err().print(text, soft_wrap=True)
         raise typer.Exit(status) from None
+
+
+def interrupted_again(lost: sys.UnraisableHookArgs) -> None:
+    """Python drops a Ctrl-C that comes while it clears an object away: here it comes again, a moment later."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _explained(error: Exception) -> tuple[int, Text]:

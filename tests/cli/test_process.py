@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -46,6 +47,25 @@ def test_ctrl_c_leaves_nothing_and_says_so(number: signal.Signals, tmp_path: Pat
     assert process.returncode == 130, err
     assert "interrupted, nothing was written" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_an_object_is_cleared_away_is_not_lost() -> None:
+    program = """
+import sys, time
+from graphclone.cli.console import interrupted_again
+sys.unraisablehook = interrupted_again
+class Cleared:
+    def __del__(self):
+        raise KeyboardInterrupt
+try:
+    Cleared()
+    for _ in range(3000):
+        time.sleep(0.01)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "interrupted\n"
 
 
 def test_a_kill_leaves_no_half_written_child(tmp_path: Path) -> None:

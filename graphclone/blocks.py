@@ -300,9 +300,8 @@ def _stack(trace: Trace, flow: Flow, run: Run) -> Stack:
             nodes = flow.owned([*nodes, *writes], entry)
         blocks.append(Block(name, kinds.setdefault(key, len(kinds)), entry, exit, tuple(nodes), uses))
     names = [block.name for block in blocks]
-    if len(set(names)) < len(
-        names
-    ):  # blocks that share their parameters, or of several numbered parts each, whose numbers are taken
+    if len(set(names)) < len(names):
+        # blocks that share their parameters, or of several numbered parts each, whose numbers are taken
         used = [name for block in blocks for *_, name in block.uses]
         taken = any(name.startswith(f"{b.name}.{i}.") for i, b in enumerate(blocks) for name in used)
         before = "block_" if taken else ""

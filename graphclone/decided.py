@@ -159,7 +159,7 @@ def _assert(tracer: Any, tensor: Any, value: Any, message: str) -> None:
 def _place() -> str:
     """Where in the user's model Python is."""
     frame = sys._getframe(1)
-    while frame.f_back is not None:
+    while frame.f_back is not None and not frame.f_code.co_filename.startswith("<eval_with_key>"):  # a graph: it has no place
         path = Path(frame.f_code.co_filename)
         if "torch" not in path.parts and path.parent != Path(__file__).parent and path.name != "contextlib.py":
             return f" at {path.name}:{frame.f_lineno}"

@@ -170,8 +170,12 @@ def test_a_model_of_one_size_is_exported_at_that_size_with_a_remark(tmp_path: Pa
 
 def test_a_model_that_cannot_be_exported(tmp_path: Path) -> None:
     class Choosy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
         def forward(self, x: Tensor) -> Tensor:
-            return x if x.sum() > 0 else -x
+            return x if (self.scale * x).sum() > 0 else -x
 
     with pytest.raises(OutputError) as caught:
         export_onnx(Choosy(), (torch.ones(1, 3),), {}, tmp_path / "choosy.onnx")
@@ -474,12 +478,42 @@ class Lengths(nn.Module):
         return x * first + x.roll(1) * second * third + wide.sum() + tall[0]
 
 
-def test_a_graph_that_asserts_what_values_decide_is_exported_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", [True, False], ids=["a child", "a model"])
+def test_what_values_decide_stays_and_the_file_refuses_others(tmp_path: Path, cut: bool) -> None:
     x, table = torch.randn(2, 6), torch.tensor([[1, 5], [0, 3], [2, 7]])
-    child = gc.select(trace := gc.capture(Lengths(), (x, table)), gc.analyze(trace), {})
-    done = export_onnx(child, (x, table), {}, tmp_path / "lengths.onnx")
+    model: nn.Module = Lengths()
+    if cut:
+        model = gc.select(trace := gc.capture(model, (x, table)), gc.analyze(trace), {})
+    done = export_onnx(model, (x, table), {}, tmp_path / "lengths.onnx")
     assert done.difference < 1e-5
     assert len(done.differences) == 3
-    assert any("an ONNX file cannot: mind its inputs" in remark for remark in done.remarks)
-    with pytest.raises(OutputError):  # a model that asserts nothing is not taken at its example's word
-        export_onnx(Lengths(), (x, table), {}, tmp_path / "model.onnx")
+    assert any("the file refuses inputs whose values decide another computation" in remark for remark in done.remarks)
+    session = InferenceSession(str(tmp_path / "lengths.onnx"))
+    assert [each.name for each in session.get_outputs()] == ["output"]
+    alike = torch.tensor([[0, 8], [2, 1], [1, 9]])  # as many rows, and as many that the mask picks
+    [found] = session.run(None, {"x": x.numpy(), "table": alike.numpy()})
+    assert np.allclose(found, Lengths()(x, alike).numpy(), atol=1e-4)
+    for other, told in (([[1, 5], [1, 3], [2, 7]], 3), ([[1, 1], [0, 3], [2, 7]], 2)):
+        with pytest.raises(Exception, match=rf"refused: the model was traced with inputs for which it computes {told}"):
+            session.run(None, {"x": x.numpy(), "table": np.array(other)})
+
+
+class Table(nn.Module):
+    """A table as long as an input says, read by a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor, size: Tensor) -> Tensor:
+        return torch.relu(self.linear(x)) + torch.arange(int(size[0])).sum()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_file_with_smaller_weights_refuses_too(tmp_path: Path, precision: str) -> None:
+    given = (torch.randn(2, 16), torch.tensor([3]))
+    export_onnx(Table(), given, {}, tmp_path / "table.onnx", Wanted(precision=precision))
+    session = InferenceSession(str(tmp_path / "table.onnx"))
+    session.run(None, {"x": given[0].numpy(), "size": np.array([3])})
+    with pytest.raises(Exception, match=r"refused: .* it computes 3 at test_onnx\.py:\d+"):
+        session.run(None, {"x": given[0].numpy(), "size": np.array([4])})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graphclone.errors import OutputError
 from graphclone.export.onnx import opened as axes
@@ -110,7 +110,7 @@ def export_onnx(
             failures[freedom] = reason(error)
             continue
         remarks = [f"it cannot be exported with {each} left open: {why}" for each, why in failures.items()]
-        return replace(done, remarks=(*[_TOLD] * plain.asserts, *remarks, *done.remarks))
+        return replace(done, remarks=(*remarks, *done.remarks))
     raise OutputError(
         f"cannot export {type(module).__name__} as ONNX" + (f" in opset {wanted.opset}" if wanted.opset else ""),
         because="\n           ".join(f"with {each} left open: {why}" for each, why in failures.items()),
@@ -118,7 +118,6 @@ def export_onnx(
     )
 
 
-_TOLD = "the graph refuses inputs that decide another computation than the example's; an ONNX file cannot: mind its inputs"
 _ATTEMPT = {
     False: "the PyTorch or Hugging Face form of the child, which needs no export",
     True: "without --opset: the exporter's own is the one that it writes best",
@@ -157,31 +156,33 @@ def reason(error: BaseException) -> str:
 def _exported(plain: Plain, dims: Dims, path: Path, wanted: Wanted) -> Exported:
     """What may be left open is decided in single precision: rounding of weights is no reason to close an axis."""
     found = axes.opened(plain, dims)
+    trials = [] if wanted.past else found.trials(plain)
     model = translated(found, plain, wanted.opset)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         single = path if wanted.precision == "fp32" else Path(folder) / "single.onnx"
         prepared(model, wanted.precision)
         save(model, single, wanted.provenance)
         running = session(single)
-        differences = _differences(found, plain, running, "fp32", wanted.past)
+        differences = _differences(trials, plain, running, "fp32")
         remarks = [] if wanted.past else _alone(found, plain, running)
         if wanted.precision != "fp32":
             remarks += lowered(single, path, wanted.precision, lambda model, path: save(model, path, wanted.provenance))
             running = session(path)
-            differences = _coarser(lambda: _differences(found, plain, running, wanted.precision, wanted.past), wanted.precision)
+            differences = _coarser(lambda: _differences(trials, plain, running, wanted.precision), wanted.precision)
             remarks += _told(differences, wanted.precision)
     measured = latencies(plain, running) if wanted.bench else ()
     return Exported(differences, str(found), (*found.fixed, *remarks), tuple(measured))
 
 
 def _differences(
-    found: Opened, plain: Plain, running: onnxruntime.InferenceSession, precision: str, past: bool
+    trials: list[tuple[Tensor, ...]], plain: Plain, running: onnxruntime.InferenceSession, precision: str
 ) -> tuple[Difference, ...]:
-    if past:
+    """At each set of inputs; step by step where there are none, since it has a past."""
+    if not trials:
         from graphclone.export.onnx.past import decoded
 
         return tuple(decoded(plain, running, precision))
-    return tuple(compare(plain, running, tensors, precision) for tensors in found.trials(plain))
+    return tuple(compare(plain, running, tensors, precision) for tensors in trials)
 
 
 def _coarser(measure: Callable[[], tuple[Difference, ...]], precision: str) -> tuple[Difference, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.nn.functional import scaled_dot_product_attention
 
+from graphclone.capture import explicit
 from graphclone.export import grouped
 from graphclone.export.onnx import complex_numbers
 from graphclone.export.onnx.rewritten import Rewrite, registered, rewritten
@@ -27,6 +28,9 @@ def mended(program: ExportedProgram) -> ExportedProgram:
     nodes = [
         node for module in program.graph_module.modules() if isinstance(module, fx.GraphModule) for node in module.graph.nodes
     ]
+    for node in nodes:
+        if node.target is aten.repeat_interleave.self_Tensor:
+            explicit(node)
     return rewritten(program, _REWRITES | dict.fromkeys((node.target for node in nodes if grouped.parts(node)), grouped.spread))
 
 

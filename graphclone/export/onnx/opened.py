@@ -17,8 +17,11 @@ from graphclone.decided import deciding
 from graphclone.dynamic import Open, left_open, resized
 from graphclone.eased import eased
 from graphclone.export.onnx.plain import Plain
+from graphclone.export.onnx.refusing import assertions
 
 Dims = tuple[dict[int, str], ...]
+
+_TOLD = "the file refuses inputs whose values decide another computation than the example's"
 
 
 def batch_and_sequence(plain: Plain) -> Dims:
@@ -42,7 +45,7 @@ class Opened:
     """A program whose inputs have open axes.
 
     **Attributes**: `found`, what torch left open of what it was asked for (None: nothing); `names`, torch's symbol → the axis's name;
-    `fixed`, in words, the axes that the model does not leave open, and why.
+    `fixed`, in words, what the model does not leave open, and why.
     """
 
     program: ExportedProgram
@@ -57,9 +60,17 @@ class Opened:
         """Three sets of inputs: the example, a larger one and one of other sizes; of other values where nothing is open."""
         inputs = plain.inputs
         if self.found is None:
-            return [inputs, *(next(filter(plain.takes, _shuffled(inputs, seed)), inputs) for seed in (1, 2))]
+            return [inputs, *(next(filter(self.takes, _shuffled(inputs, seed)), inputs) for seed in (1, 2))]
         larger, smaller = (replace(self.found, sizes=sizes) for sizes in (self.found.other, _smaller(self.found)))
         return [inputs, resized(larger, inputs), resized(smaller, inputs)]
+
+    def takes(self, inputs: tuple[Tensor, ...]) -> bool:
+        """Whether the program runs on these inputs: it refuses those whose values decide another computation than the example's."""
+        try:
+            self.program.module()(*inputs)
+        except Exception:  # whatever a model raises
+            return False
+        return True
 
     def single(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Inputs with a batch of one, which torch takes for a special case; None where the batch is not open."""
@@ -99,17 +110,17 @@ def opened(plain: Plain, dims: Dims) -> Opened:
     asked = tuple(dict.fromkeys(open_, Dim.AUTO) for open_ in dims)
     try:
         program = _exported(plain, {"tensors": asked} if any(dims) else None)
-    except Exception:  # values that decide sizes, for one
-        if any(dims) or not plain.asserts:
+    except Exception:  # values that decide sizes, for one: as in the example then, and the file asserts it
+        if any(dims):
             raise
-        # the graph itself asserts that they decide as in the example
         with deciding(plain, plain.inputs, {}):
             program = _exported(plain, None)
     every = [node for node in program.graph.nodes if node.op == "placeholder"]
     places = every[len(every) - len(plain.inputs) :]  # parameters come first
     found = left_open(dict(zip(plain.names, (node.meta.get("val") for node in places), strict=True)), program)
     names = _names(found, plain, dims) if found else {}
-    return Opened(program, found, names, tuple(_fixed(program, plain, dims, found)))
+    told = [_TOLD] if assertions(program.graph) else []
+    return Opened(program, found, names, (*told, *_fixed(program, plain, dims, found)))
 
 
 def _exported(plain: Plain, shapes: Any) -> ExportedProgram:

@@ -7,10 +7,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-
-from graphclone.decided import ASSERT
 
 
 class Plain(nn.Module):
@@ -47,11 +45,6 @@ class Plain(nn.Module):
         with torch.no_grad():
             found = named_tensors(self._call(self.inputs), separator)
         self.output_names = [f"output_{name}" if name in self.names else name for name, _ in found]
-
-    @property
-    def asserts(self) -> bool:
-        """Whether the module refuses inputs that decide another computation than the example's: a graph, captured so."""
-        return isinstance(self.module, fx.GraphModule) and any(node.target is ASSERT for node in self.module.graph.nodes)
 
     def _batched(self) -> tuple[Tensor, ...]:
         """The example inputs, a batch of one made two: torch takes a size of 1 to be fixed."""

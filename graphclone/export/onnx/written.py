@@ -20,6 +20,7 @@ from graphclone.errors import OutputError
 from graphclone.export.onnx.mended import mended
 from graphclone.export.onnx.opened import Opened
 from graphclone.export.onnx.plain import Plain
+from graphclone.export.onnx.refusing import asserting, refuse
 
 SINGLE_FILE = 1_800_000_000  # bytes; ONNX's own limit for one file is 2 GiB
 
@@ -30,22 +31,25 @@ def translated(found: Opened, plain: Plain, opset: int | None) -> ir.Model:
     Raises:
         OutputError: it is not in the opset that was asked for.
     """
+    program = mended(found.program)
+    refusals = asserting(program)
     with _listening() as told:
-        program = torch.onnx.export(
-            mended(found.program),
+        exported = torch.onnx.export(
+            program,
             (),
             dynamo=True,
             input_names=plain.names,
-            output_names=plain.output_names,
+            output_names=[*plain.output_names, *refusals],
             opset_version=opset,
             optimize=False,
             verbose=False,
         )
-        assert program is not None
-        model: ir.Model = program.model
+        assert exported is not None
+        model: ir.Model = exported.model
         if opset is not None:
             _check_opset(model, opset, told)
         _tidy(model, frozenset(first_names(plain)))
+    refuse(model, refusals)
     _rename(model, plain, found.names)
     _forget(model)
     return model

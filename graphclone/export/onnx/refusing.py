@@ -1,0 +1,94 @@
+"""What a program asserts of its inputs' values, in the file too: ONNX knows no assertion, but a reshape that cannot be is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind, OutputSpec, TensorArgument
+from torch.utils import _pytree as pytree
+
+from graphclone.decided import ASSERT, MARK, TOLD
+
+aten = torch.ops.aten
+_PLACE = " at "  # follows in a message, where one is known: these come first
+_STEM = "graphclone_holds_"  # how an output that says whether an assertion holds is called, until it is none any more
+
+
+def asserting(program: ExportedProgram) -> dict[str, str]:
+    """Give the program one more output for each of its assertions, a Boolean: whether it holds.
+
+    **Returns** the names of these outputs, last in the file, → what the assertion says.
+    """
+    graph = program.graph
+    output = graph.output_node()
+    told: dict[str, str] = {}
+    for (tensor, value), message in sorted(assertions(graph).items(), key=lambda each: _PLACE not in each[1]):
+        with graph.inserting_before(output):
+            held = graph.call_function(aten.eq.Scalar, (tensor, value))
+        held.meta["val"] = aten.eq.Scalar(tensor.meta["val"], value)
+        output.args = ((*output.args[0], held),)
+        program.graph_signature.output_specs.append(OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(held.name), None))
+        told[f"{_STEM}{len(told)}"] = f"refused: {message} ({len(told) + 1})"
+    program.graph_module.recompile()
+    whole = next(each.signature for each in program.module_call_graph if not each.fqn)
+    if whole is not None:
+        whole.out_spec = pytree.tree_structure(output.args[0])  # as `Plain` gives it: a tuple of tensors
+    return told
+
+
+def assertions(graph: fx.Graph) -> dict[tuple[fx.Node, int | float], str]:
+    """Of those that `graphclone.decided` has written: the tensor of one number and what it has to be → the words, the first ones where
+    a graph that asserts it already was traced once more."""
+    found: dict[tuple[fx.Node, int | float], str] = {}
+    for node in graph.nodes:
+        if node.target is not ASSERT or not str(node.args[1]).startswith((MARK, TOLD)):
+            continue
+        number, value = node.args[0].args
+        tensor = number.args[0]
+        while tensor.target is aten.clone.default:
+            tensor = tensor.args[0]
+        if str(node.args[1]).startswith(TOLD):
+            found[tensor, value] = str(node.args[1]).partition(": ")[0]
+        else:
+            found.setdefault((tensor, value), f"{TOLD} it computes {value}{str(node.args[1]).removeprefix(MARK)}")
+    return found
+
+
+def refuse(model: ir.Model, told: Mapping[str, str]) -> None:
+    """In place of those outputs, nodes that fail where one is false. Their names, which a runtime puts into its error, say why.
+
+    Each reshapes a single number to a shape of one where the assertion holds, of two where it does not. The first output of the file
+    takes its shape from the last, so that none can be left out.
+    """
+    if not told:
+        return
+    graph = model.graph
+    holds = [graph.outputs.pop() for _ in told][::-1]
+    one, two = (_constant(graph, f"{_STEM}{name}", size) for name, size in (("one", 1), ("two", 2)))
+    factor = one
+    for held, message in zip(holds, told.values(), strict=True):
+        factor = _node(graph, "Reshape", [factor, _node(graph, "Where", [held, one, two])], name=message)
+    first = graph.outputs[0]
+    sizes = _node(graph, "Mul", [_node(graph, "Shape", [first]), factor])
+    out = _node(graph, "Reshape", [first, sizes], allowzero=1)
+    out.shape, out.type = first.shape, first.type
+    name, first.name = first.name, f"{first.name}.unchecked"
+    out.name = name
+    graph.outputs[0] = out
+
+
+def _constant(graph: ir.Graph, name: str, number: int) -> ir.Value:
+    value = ir.Value(name=name, const_value=ir.tensor([number], dtype=ir.DataType.INT64, name=name))
+    value.shape, value.type = ir.Shape([1]), ir.TensorType(ir.DataType.INT64)
+    graph.register_initializer(value)
+    return value
+
+
+def _node(graph: ir.Graph, op: str, inputs: list[ir.Value], name: str | None = None, **attributes: int) -> ir.Value:
+    node = ir.node(op, inputs, attributes=attributes, name=name)
+    graph.append(node)
+    return node.outputs[0]

@@ -360,6 +360,14 @@ def test_ops_that_the_exporter_does_not_know_are_written_otherwise(what: str, tm
     assert "batch" in done.open
 
 
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True, "bias": False}], ids=["plain", "deep"])
+def test_a_projected_recurrence_is_written_step_by_step(options: dict[str, object], tmp_path: Path) -> None:
+    model = nn.LSTM(6, 8, proj_size=4, batch_first=True, **options).eval()  # type: ignore[arg-type]
+    done = export_onnx(model, (torch.randn(2, 5, 6),), {}, tmp_path / "lstm.onnx")
+    assert done.difference < 1e-5
+    assert done.open == "batch"
+
+
 @pytest.mark.parametrize(("precision", "kind"), [("fp16", onnx.TensorProto.FLOAT16), ("int8", onnx.TensorProto.INT8)])
 def test_a_lower_precision_is_measured_and_the_file_smaller(precision: str, kind: int, tmp_path: Path) -> None:
     model = llama()

@@ -275,6 +275,17 @@ def _are_integers(*values: Any) -> bool:
     )
 
 
+@_for(aten.lstm.input)
+def projected(
+    tensor: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], biased: bool, layers: int, *rest: Any, **options: Any
+) -> Any:
+    """With a projection, step by step, of which the number has to be known: ONNX has none, and the exporter overlooks it."""
+    length = tensor.shape[1 if rest[-1] else 0]  # `batch_first`
+    if states[0].shape[-1] == states[1].shape[-1] or not isinstance(length, int):
+        return NotImplemented
+    return aten.lstm.input.decompose(tensor, states, weights, biased, layers, *rest, **options)
+
+
 @_for(aten._is_all_true.default)
 def all_true(tensor: Tensor) -> Tensor:
     """What an assertion asks: nobody reads it in the end, but the exporter translates it."""

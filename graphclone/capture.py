@@ -11,7 +11,6 @@ import copy
 import inspect
 import operator
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -210,12 +209,7 @@ def _export(
     given, (args, kwargs) = (args, kwargs), _handles((args, kwargs))
     try:
         shapes = shapes_for(dynamic, model, args, kwargs)
-        with (
-            _use_lazy_graph_module(True),  # nobody runs torch's modules on the way: a quarter of the time
-            warnings.catch_warnings(),
-        ):
-            # what a model keeps for its next run, torch restores
-            warnings.filterwarnings("ignore", r"The (tensor|\.grad) attribute")
+        with _use_lazy_graph_module(True):  # nobody runs torch's modules on the way: a quarter of the time
             try:
                 with eased.eased(model, dropped):
                     return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)

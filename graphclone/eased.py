@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,7 +33,9 @@ def eased(model: nn.Module, dropped: list[str]) -> Iterator[None]:
 
     hook = model.register_forward_hook(lambda module, args, result: pytree.tree_map(drop, result))
     try:
-        with _Stacked(), untold(), _idle_conversions(), _unchecked_distributions(), silence():
+        with _Stacked(), untold(), _idle_conversions(), _unchecked_distributions(), silence(), warnings.catch_warnings():
+            # what a model keeps for its next run, torch restores
+            warnings.filterwarnings("ignore", r"The (tensor|\.grad) attribute")
             yield
     finally:
         hook.remove()

@@ -12,7 +12,7 @@ from graphclone.cli import children
 from graphclone.cli.console import out, working
 from graphclone.cli.options import Asked
 from graphclone.errors import OutputError, SourceError
-from graphclone.export.folder import new_file_and_data
+from graphclone.export.folder import new_files
 from graphclone.export.record import PLAN, RECORD, Record
 from graphclone.plan import Plan
 from graphclone.report import Sheet
@@ -33,7 +33,7 @@ def run(asked: Asked, onnx: Path, wanted: Wanted, parent: str | None, overwrite:
 
     if parent is not None and not wanted.bench:
         raise SourceError("--parent is not used", because="it is timed beside the child, and nothing is timed", attempt="--bench")
-    with new_file_and_data(onnx, overwrite) as path:
+    with new_files(onnx, overwrite) as path:
         with working(f"loading {asked.spec}"):
             child = children.load(asked)
         with working("exporting, and comparing in ONNX Runtime"):

@@ -43,19 +43,18 @@ def new_file(target: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_file_and_data(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """As `new_file`, for a file that may have a second one beside it, which it names: `NAME.data`, moved first.
+def new_files(target: Path, overwrite: bool = False) -> Iterator[Path]:
+    """As `new_file`, for a file that may have others beside it, which begin with its name (`NAME.onnx.data`, `NAME.encoder.onnx`).
 
     Raises:
-        OutputError: as `new_file`, for either of them.
+        OutputError: as `new_file`, for any of them.
     """
     with new_file(target, overwrite) as partial, tempfile.TemporaryDirectory(prefix=partial.name, dir=partial.parent) as folder:
         written = Path(folder) / target.name  # the name that it will have: the file names its data by it
         yield written
-        data = written.with_name(f"{target.name}.data")
-        if data.is_file():
-            with new_file(target.with_name(data.name), overwrite) as place:
-                os.rename(data, place)
+        for other in sorted(set(Path(folder).iterdir()) - {written}):  # moved first
+            with new_file(target.with_name(other.name), overwrite) as place:
+                os.rename(other, place)
         if written.is_file():
             os.rename(written, partial)
 

@@ -18,6 +18,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 import graphclone as gc
@@ -235,8 +237,24 @@ def test_an_export_with_a_past_is_decoded_step_by_step(run: Run, tmp_path: Path)
     assert "a prompt of 4 and then one by one" in exported.out
     assert "past_key_values.7.value" in [each.name for each in InferenceSession(tmp_path / "llama.onnx").get_inputs()]
     refused = run("export", PARENT, "--onnx", "vit.onnx", "--with-past")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["llama.onnx"]
     assert refused.status == 2
     assert "cannot export ViTForImageClassification with its past\n  because  it generates no text" in refused.err
+
+
+def test_an_encoder_is_written_beside_its_decoder(run: Run, tmp_path: Path) -> None:
+    config = T5Config(vocab_size=97, d_model=8, d_kv=4, d_ff=12, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    (tmp_path / "out").mkdir()
+    exported = run("export", "t5", "--onnx", "out/t5.onnx", "--with-past", "--bench")
+    assert exported.status == 0, exported.err
+    assert "note: its encoder lies beside it, in t5.encoder.onnx; open axes there: batch, sequence" in exported.out
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == ["t5.encoder.onnx", "t5.onnx"]
+    (tmp_path / "out" / "t5.onnx").unlink()
+    again = run("export", "t5", "--onnx", "out/t5.onnx", "--with-past")
+    assert again.status == 2
+    assert "will not write" in again.err
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["t5.encoder.onnx"]
 
 
 @pytest.mark.parametrize(

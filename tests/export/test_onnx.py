@@ -19,13 +19,17 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    ProphetNetConfig,
+    ProphetNetForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
 )
 
 import graphclone as gc
 from graphclone.errors import OutputError
-from graphclone.export.folder import new_file_and_data
+from graphclone.export.folder import new_files
 from graphclone.export.onnx import Wanted, export_onnx
 from graphclone.export.onnx.compared import Difference, Disagreement, tolerated
 
@@ -236,13 +240,13 @@ def test_tensors_lie_in_a_file_of_their_own_only_where_one_cannot_hold_them(
     assert not (tmp_path / "small.onnx.data").exists()
     monkeypatch.setattr("graphclone.export.onnx.written.SINGLE_FILE", 1000)
     for precision in ("fp32", "fp16", "int8"):
-        with new_file_and_data(tmp_path / precision / "large.onnx") as path:
+        with new_files(tmp_path / precision / "large.onnx") as path:
             export_onnx(llama(), (), {"input_ids": TOKENS}, path, Wanted(precision=precision))
         assert {each.name for each in (tmp_path / precision).iterdir()} == {"large.onnx", "large.onnx.data"}
         running = InferenceSession(tmp_path / precision / "large.onnx")
         assert running.run(None, {"input_ids": TOKENS.numpy()})[0].shape == (2, 11, 97)
     monkeypatch.setattr("graphclone.export.onnx.written.SINGLE_FILE", 20_000)  # less than 35 kB, more than their quarter
-    with new_file_and_data(tmp_path / "quarter" / "large.onnx") as path:
+    with new_files(tmp_path / "quarter" / "large.onnx") as path:
         export_onnx(llama(), (), {"input_ids": TOKENS}, path, Wanted(precision="int8"))
     assert {each.name for each in (tmp_path / "quarter").iterdir()} == {"large.onnx"}
 
@@ -453,13 +457,66 @@ def test_learnt_positions_and_a_sliding_window_are_decoded_too(
     assert len(done.differences) == 3
 
 
+def t5() -> nn.Module:
+    config = T5Config(vocab_size=97, d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    return T5ForConditionalGeneration(config).eval()
+
+
+def test_a_text_generator_with_an_encoder_is_two_files_and_decodes_a_padded_source(tmp_path: Path) -> None:
+    model = t5()
+    done = export_onnx(model, (), {"input_ids": TOKENS, "decoder_input_ids": TOKENS}, tmp_path / "t5.onnx", Wanted(past=True))
+    assert done.difference < 1e-4
+    assert len(done.differences) == 3
+    assert done.open == "batch, sequence, past_sequence, encoder_sequence"
+    assert "its encoder lies beside it, in t5.encoder.onnx; open axes there: batch, sequence" in done.remarks
+    encoder, decoder = (InferenceSession(tmp_path / name) for name in ("t5.encoder.onnx", "t5.onnx"))
+    mask = torch.ones_like(TOKENS)
+    mask[1, -2:] = 0
+    with torch.no_grad():
+        expected = model.generate(input_ids=TOKENS, attention_mask=mask, max_new_tokens=6, min_new_tokens=6, do_sample=False)  # type: ignore[operator]
+    read = encoder.run(None, {"input_ids": TOKENS.numpy(), "attention_mask": mask.numpy()})
+    names = [each.name for each in encoder.get_outputs()]
+    past = {name.replace("present", "past_key_values"): each for name, each in zip(names[1:], read[1:], strict=True)}
+    past |= {name.replace("encoder", "decoder"): np.zeros((2, 2, 0, 4), np.float32) for name in past}
+    ids = np.zeros((2, 1), np.int64)
+    for _ in range(6):
+        given = {"input_ids": ids[:, -1:], "encoder_attention_mask": mask.numpy()}
+        logits, *present = decoder.run(None, given | past)
+        told = [each.name.replace("present", "past_key_values") for each in decoder.get_outputs()[1:]]
+        past |= dict(zip(told, present, strict=True))
+        logits[:, :, 1] = -np.inf  # the end, which a minimum length keeps away
+        ids = np.concatenate([ids, logits[:, -1:].argmax(-1)], axis=1)
+    np.testing.assert_array_equal(ids, expected.numpy())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_speech_is_read_by_an_encoder_of_one_length(precision: str, tmp_path: Path) -> None:
+    config = WhisperConfig(
+        vocab_size=97, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=24, decoder_ffn_dim=24, num_mel_bins=8, max_source_positions=20, max_target_positions=32, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config).eval()
+    given = {"input_features": torch.randn(2, 8, 40), "decoder_input_ids": TOKENS}
+    done = export_onnx(model, (), given, tmp_path / "speech.onnx", Wanted(past=True, precision=precision))
+    assert 0 < done.difference < (1e-4 if precision == "fp32" else 0.2)
+    assert "its encoder lies beside it, in speech.encoder.onnx; open axes there: batch" in done.remarks
+    assert [each.name for each in InferenceSession(tmp_path / "speech.encoder.onnx").get_inputs()] == ["input_features"]
+
+
 def test_a_model_without_keys_and_values_has_no_past(tmp_path: Path) -> None:
-    config = T5Config(vocab_size=97, d_model=8, d_kv=4, d_ff=12, num_layers=1, num_heads=2)
+    prophet = ProphetNetForConditionalGeneration(
+        ProphetNetConfig(
+            vocab_size=97, hidden_size=8, encoder_ffn_dim=12, num_encoder_layers=1, num_encoder_attention_heads=2, decoder_ffn_dim=12,
+            num_decoder_layers=1, num_decoder_attention_heads=2, max_position_embeddings=64,
+        )
+    )  # fmt: skip
     given = {"input_ids": TOKENS, "decoder_input_ids": TOKENS}
-    with pytest.raises(OutputError, match="it has an encoder"):
-        export_onnx(T5ForConditionalGeneration(config).eval(), (), given, tmp_path / "past.onnx", Wanted(past=True))
+    with pytest.raises(OutputError, match="it cannot be run in two halves, by keys and values: At the moment"):
+        export_onnx(prophet.eval(), (), given, tmp_path / "past.onnx", Wanted(past=True))
     with pytest.raises(OutputError, match="it generates no text"):
         export_onnx(Mixer(), (torch.randn(2, 5), torch.randn(2, 5)), {}, tmp_path / "past.onnx", Wanted(past=True))
+    assert not list(tmp_path.iterdir())
 
 
 def test_latencies_are_measured_when_asked_for(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -52,13 +52,15 @@ class Exported:
     - `differences`: one for each set of inputs;
     - `open`: the axes that may have other sizes, in words;
     - `remarks`: what stays fixed and why, and other things to know;
-    - `latencies`: if they were asked for.
+    - `latencies`: if they were asked for;
+    - `trials`: the inputs that it was compared at, unless text was decoded.
     """
 
     differences: tuple[Difference, ...]
     open: str
     remarks: tuple[str, ...]
     latencies: tuple[Latency, ...] = ()
+    trials: tuple[tuple[Tensor, ...], ...] = field(default=(), repr=False)
 
     @property
     def difference(self) -> float:
@@ -66,6 +68,8 @@ class Exported:
         return max(each.largest for each in self.differences)
 
 
+# How far a running file is from a module, of which it is told what was left open, in some precision.
+Measure = Callable[[Plain, Opened, onnxruntime.InferenceSession, str], Iterable[Difference]]
 # What is asked to be open, the most first, each tried until one can be exported and agrees with PyTorch.
 _FREEDOMS: dict[str, Callable[[Plain], Dims]] = {
     "batch and sequence": axes.batch_and_sequence,
@@ -81,7 +85,8 @@ def export_onnx(
 
     The batch of every input and the sequence of those that have one are left open where the model allows it (each at three sizes, and
     at a batch of one); the remarks say what stays fixed, and why. Inputs are named as in `forward`, outputs as in the model's result,
-    initialisers as the parameters. The module itself is not touched.
+    initialisers as the parameters. The module itself is not touched. With a past, the encoder of a model that has one is written beside
+    `path`, as `NAME.encoder.onnx`: what it gives as `present` goes into the decoder as `past_key_values`, at every step.
 
     Raises:
         OutputError: the model cannot be exported (in that opset, with a past), or the outputs differ by more than the precision
@@ -89,13 +94,36 @@ def export_onnx(
     """
     wanted = wanted or Wanted()
     copied = copy.deepcopy(module).requires_grad_(False)
-    freedoms = _FREEDOMS
     if wanted.past:
-        from graphclone.export.onnx.past import every_axis, with_past  # it needs transformers
+        return _with_past(copied, kwargs, path, wanted)
+    return _freest(Plain(copied, args, kwargs), type(module).__name__, path, wanted, _FREEDOMS, _at_trials)
 
-        plain, freedoms = with_past(copied, kwargs), {"batch, sequence and past": every_axis}
-    else:
-        plain = Plain(copied, args, kwargs)
+
+def _with_past(module: nn.Module, kwargs: Mapping[str, object], path: Path, wanted: Wanted) -> Exported:
+    """One file; of a model with an encoder two, this being named beside the other."""
+    from graphclone.export.onnx.past import decoded, every_axis, refused, with_past  # it needs transformers
+
+    what, name, free = refused(module), type(module).__name__, {"batch, sequence and past": every_axis}
+    if not getattr(module.config, "is_encoder_decoder", False):
+        plain = with_past(module, kwargs, what)
+        return _freest(plain, name, path, wanted, free, lambda plain, _, *given: decoded(plain, *given))
+    from graphclone.export.onnx.encoder_decoder import halves
+
+    both, place = halves(module, kwargs, what), path.with_suffix(".encoder.onnx")
+    read = _freest(both.encoder, f"the encoder of {name}", place, replace(wanted, past=False, bench=False), _FREEDOMS, _at_trials)
+    reading = session(place)
+
+    def decoding(_: Plain, __: Opened, running: onnxruntime.InferenceSession, precision: str) -> Iterator[Difference]:
+        return both.decoded(read.trials, reading if precision == wanted.precision else None, running, precision)
+
+    done = _freest(both.decoder, name, path, wanted, free, decoding)
+    beside = f"its encoder lies beside it, in {place.name}; open axes there: {read.open or 'none'}"
+    return replace(done, remarks=(beside, *(f"encoder: {each}" for each in read.remarks), *done.remarks))
+
+
+def _freest(
+    plain: Plain, name: str, path: Path, wanted: Wanted, freedoms: Mapping[str, Callable[[Plain], Dims]], measure: Measure
+) -> Exported:
     failures: dict[str, str] = {}
     for freedom, describe in freedoms.items():
         dims = describe(plain)
@@ -103,7 +131,7 @@ def export_onnx(
             continue
         try:
             with torch.no_grad():
-                done = _exported(plain, dims, path, wanted)
+                done = _exported(plain, dims, path, wanted, measure)
         except OutputError:
             raise
         except Exception as error:  # the exporter raises what the traced program happens to raise
@@ -112,7 +140,7 @@ def export_onnx(
         remarks = [f"it cannot be exported with {each} left open: {why}" for each, why in failures.items()]
         return replace(done, remarks=(*remarks, *done.remarks))
     raise OutputError(
-        f"cannot export {type(module).__name__} as ONNX" + (f" in opset {wanted.opset}" if wanted.opset else ""),
+        f"cannot export {name} as ONNX" + (f" in opset {wanted.opset}" if wanted.opset else ""),
         because="\n           ".join(f"with {each} left open: {why}" for each, why in failures.items()),
         attempt=_ATTEMPT[wanted.opset is not None],
     )
@@ -153,36 +181,28 @@ def reason(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _exported(plain: Plain, dims: Dims, path: Path, wanted: Wanted) -> Exported:
+def _exported(plain: Plain, dims: Dims, path: Path, wanted: Wanted, measure: Measure) -> Exported:
     """What may be left open is decided in single precision: rounding of weights is no reason to close an axis."""
     found = axes.opened(plain, dims)
-    trials = [] if wanted.past else found.trials(plain)
     model = translated(found, plain, wanted.opset)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         single = path if wanted.precision == "fp32" else Path(folder) / "single.onnx"
         prepared(model, wanted.precision)
         save(model, single, wanted.provenance)
         running = session(single)
-        differences = _differences(trials, plain, running, "fp32")
+        differences = tuple(measure(plain, found, running, "fp32"))
         remarks = [] if wanted.past else _alone(found, plain, running)
         if wanted.precision != "fp32":
             remarks += lowered(single, path, wanted.precision, lambda model, path: save(model, path, wanted.provenance))
             running = session(path)
-            differences = _coarser(lambda: _differences(trials, plain, running, wanted.precision), wanted.precision)
+            differences = _coarser(lambda: tuple(measure(plain, found, running, wanted.precision)), wanted.precision)
             remarks += _told(differences, wanted.precision)
     measured = latencies(plain, running) if wanted.bench else ()
-    return Exported(differences, str(found), (*found.fixed, *remarks), tuple(measured))
+    return Exported(differences, str(found), (*found.fixed, *remarks), tuple(measured), found.trials)
 
 
-def _differences(
-    trials: list[tuple[Tensor, ...]], plain: Plain, running: onnxruntime.InferenceSession, precision: str
-) -> tuple[Difference, ...]:
-    """At each set of inputs; step by step where there are none, since it has a past."""
-    if not trials:
-        from graphclone.export.onnx.past import decoded
-
-        return tuple(decoded(plain, running, precision))
-    return tuple(compare(plain, running, tensors, precision) for tensors in trials)
+def _at_trials(plain: Plain, found: Opened, running: onnxruntime.InferenceSession, precision: str) -> Iterator[Difference]:
+    return (compare(plain, running, tensors, precision) for tensors in found.trials)
 
 
 def _coarser(measure: Callable[[], tuple[Difference, ...]], precision: str) -> tuple[Difference, ...]:

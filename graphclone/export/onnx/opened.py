@@ -45,32 +45,17 @@ class Opened:
     """A program whose inputs have open axes.
 
     **Attributes**: `found`, what torch left open of what it was asked for (None: nothing); `names`, torch's symbol → the axis's name;
-    `fixed`, in words, what the model does not leave open, and why.
+    `fixed`, in words, what the model does not leave open, and why; `trials`, inputs to try the file on.
     """
 
     program: ExportedProgram
     found: Open | None
     names: dict[str, str]
     fixed: tuple[str, ...]
+    trials: tuple[tuple[Tensor, ...], ...]
 
     def __str__(self) -> str:
         return ", ".join(dict.fromkeys(self.names.values()))
-
-    def trials(self, plain: Plain) -> list[tuple[Tensor, ...]]:
-        """Three sets of inputs: the example, a larger one and one of other sizes; of other values where nothing is open."""
-        inputs = plain.inputs
-        if self.found is None:
-            return [inputs, *(next(filter(self.takes, _shuffled(inputs, seed)), inputs) for seed in (1, 2))]
-        larger, smaller = (replace(self.found, sizes=sizes) for sizes in (self.found.other, _smaller(self.found)))
-        return [inputs, resized(larger, inputs), resized(smaller, inputs)]
-
-    def takes(self, inputs: tuple[Tensor, ...]) -> bool:
-        """Whether the program runs on these inputs: it refuses those whose values decide another computation than the example's."""
-        try:
-            self.program.module()(*inputs)
-        except Exception:  # whatever a model raises
-            return False
-        return True
 
     def single(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """Inputs with a batch of one, which torch takes for a special case; None where the batch is not open."""
@@ -78,6 +63,27 @@ class Opened:
             return None
         ones = {symbol: 1 for symbol in self.found.sizes if "batch" in self.names[str(symbol)]}
         return resized(replace(self.found, sizes={**self.found.sizes, **ones}), inputs) if ones else None
+
+
+def _trials(program: ExportedProgram, found: Open | None, inputs: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, ...]]:
+    """Three sets: the example, a larger one and one of other sizes; of other values where nothing is open."""
+    yield inputs
+    if found is not None:
+        yield resized(replace(found, sizes=found.other), inputs)
+        yield resized(replace(found, sizes=_smaller(found)), inputs)
+        return
+    module = program.module()
+    for seed in (1, 2):
+        yield next((each for each in _shuffled(inputs, seed) if _takes(module, each)), inputs)
+
+
+def _takes(module: Any, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether the program runs on these inputs: it refuses those whose values decide another computation than the example's."""
+    try:
+        module(*inputs)
+    except Exception:  # whatever a model raises
+        return False
+    return True
 
 
 def _smaller(found: Open) -> dict[Any, int]:
@@ -120,7 +126,8 @@ def opened(plain: Plain, dims: Dims) -> Opened:
     found = left_open(dict(zip(plain.names, (node.meta.get("val") for node in places), strict=True)), program)
     names = _names(found, plain, dims) if found else {}
     told = [_TOLD] if assertions(program.graph) else []
-    return Opened(program, found, names, (*told, *_fixed(program, plain, dims, found)))
+    fixed = (*told, *_fixed(program, plain, dims, found))
+    return Opened(program, found, names, fixed, tuple(_trials(program, found, plain.inputs)))
 
 
 def _exported(plain: Plain, shapes: Any) -> ExportedProgram:

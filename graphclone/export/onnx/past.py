@@ -17,13 +17,10 @@ from graphclone.export.onnx.compared import Array, Difference, Disagreement, tol
 from graphclone.export.onnx.opened import Dims
 from graphclone.export.onnx.plain import Plain
 
-Layers = Sequence[Mapping[str, Tensor]]
-_BATCH, _SEQUENCE, _PAST = 2, 3, 5  # of the example: all different
-_AXES = {
-    "input_ids": {0: "batch", 1: "sequence"},
-    "attention_mask": {0: "batch", 1: "total_sequence"},
-    "past_key_values": {0: "batch", 2: "past_sequence"},
-}
+States = Mapping[str, Tensor]  # of one layer: "key" and "value", (batch, heads, position, unit)
+BATCH, SEQUENCE, PAST = 2, 3, 5  # of the example: all different
+_SECOND = {"input_ids": "sequence", "attention_mask": "total_sequence", "encoder_attention_mask": "encoder_sequence"}
+_ATTEMPT = "without --with-past"
 
 
 class WithPast(nn.Module):
@@ -36,78 +33,84 @@ class WithPast(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, past_key_values: Layers) -> dict[str, object]:
-        cache = DynamicCache()
-        cache.layers = [_layer(each["key"], each["value"]) for each in past_key_values]
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, past_key_values: Sequence[States]) -> dict[str, object]:
+        cache = cached(past_key_values)
         result = self.model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True)
-        present = [{"key": layer.keys, "value": layer.values} for layer in result.past_key_values.layers]
-        return {"logits": result.logits, "present": present}
+        return {"logits": result.logits, "present": held(result.past_key_values)}
 
 
-def _layer(keys: Tensor, values: Tensor) -> DynamicLayer:
-    """A layer that holds these. (Its own `update` would first join them to a tensor of no dims.)"""
-    layer = DynamicLayer()
-    layer.keys, layer.values, layer.dtype, layer.device = keys, values, keys.dtype, keys.device
-    layer.is_initialized = True
-    return layer
+def cached(states: Sequence[States]) -> DynamicCache:
+    """A cache that holds these. (A layer's own `update` would first join them to a tensor of no dims.)"""
+    cache = DynamicCache()
+    for each in states:
+        layer = DynamicLayer()
+        layer.keys, layer.values, layer.dtype, layer.device = each["key"], each["value"], each["key"].dtype, each["key"].device
+        layer.is_initialized = True
+        cache.layers.append(layer)
+    return cache
 
 
-def with_past(module: Any, kwargs: Mapping[str, object]) -> Plain:
+def held(cache: Any) -> list[dict[str, Tensor]]:
+    """What a cache holds, layer by layer; a layer that holds something else is left out."""
+    return [{"key": layer.keys, "value": layer.values} for layer in cache.layers if layer.is_initialized]
+
+
+def with_past(module: Any, kwargs: Mapping[str, object], what: str) -> Plain:
     """The module to export, named as decoders in ONNX are.
 
     Raises:
-        OutputError: the model generates no text, or remembers in another form than keys and values.
+        OutputError: the model remembers in another form than keys and values.
     """
     ids = kwargs.get("input_ids")
     accepted = inspect.signature(module.forward).parameters
+    if not isinstance(ids, Tensor) or "past_key_values" not in accepted or "attention_mask" not in accepted:
+        raise OutputError(what, because="its forward takes no input_ids, past_key_values and attention_mask", attempt=_ATTEMPT)
+    ids = ids.repeat(BATCH, 1 + (SEQUENCE + PAST) // ids.shape[1])[:BATCH, : SEQUENCE + PAST]
+    return _example(WithPast(module).eval(), ids, what)
+
+
+def refused(module: Any) -> str:
+    """What is refused, where the model has no past that a file could take.
+
+    Raises:
+        OutputError: it generates no text.
+    """
     what = f"cannot export {type(module).__name__} with its past"
-    if not callable(getattr(module, "can_generate", None)) or not module.can_generate() or not isinstance(ids, Tensor):
+    if not callable(getattr(module, "can_generate", None)) or not module.can_generate():
         raise OutputError(
             what,
             because="a graph has no cache any more" if isinstance(module, torch.fx.GraphModule) else "it generates no text",
             attempt="without --with-past; or a child of the parent's own class, as clone makes with --set",
         )
-    if (
-        getattr(module.config, "is_encoder_decoder", False)
-        or "past_key_values" not in accepted
-        or "attention_mask" not in accepted
-    ):
-        raise OutputError(
-            what,
-            because="it has an encoder, whose keys and values are those of another sequence"
-            if getattr(module.config, "is_encoder_decoder", False)
-            else "its forward takes no past_key_values and attention_mask",
-            attempt="without --with-past",
-        )
-    ids = ids.repeat(_BATCH, 1 + (_SEQUENCE + _PAST) // ids.shape[1])[:_BATCH, : _SEQUENCE + _PAST]
-    return _example(WithPast(module).eval(), ids, what)
+    return what
 
 
 @torch.no_grad()
 def _example(model: WithPast, ids: Tensor, what: str) -> Plain:
     cache = DynamicCache()
     try:
-        model.model(input_ids=ids[:, :_PAST], past_key_values=cache, use_cache=True)
-        states = [(layer.keys, layer.values) for layer in cache.layers if layer.is_initialized]
+        model.model(input_ids=ids[:, :PAST], past_key_values=cache, use_cache=True)
+        past = held(cache)
     except Exception as error:
-        raise OutputError(
-            what, because=f"it does not fill a cache of keys and values: {error!r}", attempt="without --with-past"
-        ) from error
-    if not states or len(states) != len(cache.layers) or any(keys.shape[-2] != _PAST for keys, _ in states):
+        raise OutputError(what, because=f"it does not fill a cache of keys and values: {error!r}", attempt=_ATTEMPT) from error
+    if not past or len(past) != len(cache.layers) or any(each["key"].shape[-2] != PAST for each in past):
         raise OutputError(
             what,
             because="what it remembers is not the keys and values of every position (a state-space or linear-attention layer)",
-            attempt="without --with-past",
+            attempt=_ATTEMPT,
         )
-    past = [{"key": keys, "value": values} for keys, values in states]
-    mask = torch.ones_like(ids)
-    given = {"input_ids": ids[:, _PAST:], "attention_mask": mask, "past_key_values": past}
+    given = {"input_ids": ids[:, PAST:], "attention_mask": torch.ones_like(ids), "past_key_values": past}
     return Plain(model, (), given, separator=".", prefix="module.model.")
 
 
 def every_axis(plain: Plain) -> Dims:
     """What is left open: everything but heads and their units."""
-    return tuple(_AXES[name.partition(".")[0]] for name in plain.names)
+    return tuple(
+        {0: "batch", 2: "encoder_sequence" if ".encoder." in name else "past_sequence"}
+        if "." in name
+        else {0: "batch", 1: _SECOND[name]}
+        for name in plain.names
+    )
 
 
 @torch.no_grad()
@@ -119,20 +122,23 @@ def decoded(plain: Plain, running: onnxruntime.InferenceSession, precision: str)
     for batch, length, prompt in ((2, 11, 4), (3, 7, 1), (1, 9, 5)):
         ids = vocabulary[torch.randint(len(vocabulary), (batch, length), generator=generator)]
         expected = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float().numpy()
-        found = np.concatenate(list(_steps(plain, running, ids.numpy(), prompt)), axis=1)
+        found = np.concatenate(list(steps(plain, running, ids.numpy(), prompt)), axis=1)
         gap, size = tolerated("logits", expected, found, precision)
         yield Difference(f"{batch}×{length}, a prompt of {prompt} and then one by one", gap, size)
 
 
-def _steps(plain: Plain, running: onnxruntime.InferenceSession, ids: Array, prompt: int) -> Iterator[Array]:
-    """The logits of each step; what comes out as `present` goes back in as `past_key_values`."""
-    shapes = {name: each.shape for name, each in zip(plain.names, plain.inputs, strict=True) if "." in name}
+def steps(
+    plain: Plain, running: onnxruntime.InferenceSession, ids: Array, prompt: int, fixed: Mapping[str, Array] | None = None
+) -> Iterator[Array]:
+    """The logits of each step; what comes out as `present` goes back in as `past_key_values`. `fixed`: what else goes in each time."""
+    fixed = fixed or {}
+    shapes = {name: each.shape for name, each in zip(plain.names, plain.inputs, strict=True) if "." in name and name not in fixed}
     past = {name: np.zeros((len(ids), shape[1], 0, shape[3]), np.float32) for name, shape in shapes.items()}
+    wanted = {each.name for each in running.get_inputs()}
     done = 0
     while done < ids.shape[1]:
         ahead = done + (1 if done else prompt)
-        given = {"input_ids": ids[:, done:ahead], "attention_mask": np.ones((len(ids), ahead), np.int64), **past}
-        wanted = {each.name for each in running.get_inputs()}
+        given = {"input_ids": ids[:, done:ahead], "attention_mask": np.ones((len(ids), ahead), np.int64), **past, **fixed}
         results = dict(zip(plain.output_names, running.run(None, {k: v for k, v in given.items() if k in wanted}), strict=True))
         past = {name: results[name.replace("past_key_values", "present")] for name in past}
         if any(each.shape[2] != ahead for each in past.values()):

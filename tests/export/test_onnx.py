@@ -19,8 +19,12 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     ProphetNetConfig,
     ProphetNetForConditionalGeneration,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
     WhisperConfig,
@@ -455,6 +459,38 @@ def test_learnt_positions_and_a_sliding_window_are_decoded_too(
     done = export_onnx(make(), (), {"input_ids": TOKENS}, tmp_path / "past.onnx", wanted)
     assert 0 < done.difference < (1e-4 if precision == "fp32" else 0.2)
     assert len(done.differences) == 3
+
+
+def mamba() -> nn.Module:
+    return MambaForCausalLM(
+        MambaConfig(vocab_size=97, hidden_size=16, state_size=4, num_hidden_layers=2, time_step_rank=3)
+    ).eval()
+
+
+def qwen3_next() -> nn.Module:
+    config = Qwen3NextConfig(
+        vocab_size=97, hidden_size=16, layer_types=["linear_attention", "full_attention"], num_hidden_layers=2, head_dim=8,
+        num_attention_heads=2, num_key_value_heads=1, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=4,
+        linear_value_head_dim=4, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8, shared_expert_intermediate_size=8,
+    )  # fmt: skip
+    return Qwen3NextForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "state", "keys"),
+    [(mamba, [32, 4], []), (qwen3_next, [4, 4, 4], ["past_key_values.1.key", "past_key_values.1.value"])],
+)
+def test_states_that_are_carried_on_are_decoded_a_token_at_a_time(
+    make: Callable[[], nn.Module], state: list[int], keys: list[str], tmp_path: Path
+) -> None:
+    done = export_onnx(make(), (), {"input_ids": TOKENS}, tmp_path / "past.onnx", Wanted(past=True))
+    assert done.difference < 1e-4
+    assert len(done.differences) == 3
+    places = {each.name: each.shape for each in InferenceSession(tmp_path / "past.onnx").get_inputs()}
+    assert places["input_ids"] == ["batch", 1]
+    assert places["past_key_values.0.recurrent_state"] == ["batch", *state]
+    assert [name for name in places if name.endswith((".key", ".value"))] == keys
+    assert ("attention_mask" in places) == bool(keys)
 
 
 def t5() -> nn.Module:

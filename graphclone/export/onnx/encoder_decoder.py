@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from graphclone.errors import OutputError
 from graphclone.export.onnx.compared import Array, Difference, fed, tolerated
-from graphclone.export.onnx.past import PAST, SEQUENCE, States, cached, held, steps
+from graphclone.export.onnx.past import PAST, SEQUENCE, States, filled, held, steps
 from graphclone.export.onnx.plain import Plain
 
 Layers = Sequence[Mapping[str, States]]  # of each layer those of the text ("decoder") and those of the source ("encoder")
@@ -45,17 +45,18 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Tokens, the keys and values of those before them and of the source → logits, and the keys and values of all tokens.
 
-    `width`: of the encoder's hidden state, of which the model looks at the shape alone once it has keys and values.
+    `cache`: one that the model has filled; `width`: of the encoder's hidden state, of which it looks at the shape alone from then on.
     """
 
-    def __init__(self, model: Any, width: int) -> None:
+    def __init__(self, model: Any, cache: EncoderDecoderCache, width: int) -> None:
         super().__init__()
-        self.model, self.width = model, width
+        self.model, self.cache, self.width = model, cache, width
 
     def forward(
         self, input_ids: Tensor, past_key_values: Layers, encoder_attention_mask: Tensor | None = None
     ) -> dict[str, object]:
-        cache = EncoderDecoderCache(*(cached([each[part] for each in past_key_values]) for part in ("decoder", "encoder")))
+        parts = {"decoder": self.cache.self_attention_cache, "encoder": self.cache.cross_attention_cache}
+        cache = EncoderDecoderCache(*(filled(like, [each[part] for each in past_key_values]) for part, like in parts.items()))
         cache.is_updated = dict.fromkeys(range(len(past_key_values)), True)
         keys = past_key_values[0]["encoder"]["key"]
         source = {} if encoder_attention_mask is None else {"attention_mask": encoder_attention_mask}
@@ -142,7 +143,7 @@ def halves(module: Any, kwargs: Mapping[str, object], what: str) -> Halves:
         if "attention_mask" in given:
             step["encoder_attention_mask"] = given["attention_mask"]
         width = result.encoder_last_hidden_state.shape[-1]
-        decoder = Plain(Decoder(module, width).eval(), (), step, separator=".", prefix="module.model.")
+        decoder = Plain(Decoder(module, cache, width).eval(), (), step, separator=".", prefix="module.model.")
     except Exception as error:  # whatever a model raises
         because = f"it cannot be run in two halves, by keys and values: {error}"
         raise OutputError(what, because=because, attempt="without --with-past") from error

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
 
 # Called as the op is: the same in other ops, or NotImplemented where the op may stay.
 Rewrite = Callable[..., Any]
@@ -65,8 +68,10 @@ def _body(node: fx.Node, rewrites: Rewrites) -> fx.Graph | None:
 def _stays(node: fx.Node, rewrite: Rewrite) -> bool:
     """Whether the rewrite says so at once: most calls are none of its concern."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: each.meta.get("val"))
+    values = [each for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, FakeTensor)]
     try:
-        with enable_python_dispatcher():  # as in a trace: else some ops settle sizes that are open
+        # as in a trace: else some ops settle sizes that are open
+        with enable_python_dispatcher(), values[0].fake_mode if values else contextlib.nullcontext():
             return rewrite(*args, **kwargs) is NotImplemented  # on values without numbers
     except Exception:  # then the exporter will tell
         return True

@@ -332,6 +332,12 @@ class Several(nn.Module):
                 near += torch.searchsorted(rows, x.round()) + torch.searchsorted(rows, x.round(), side="right")
                 near += torch.searchsorted(torch.tensor([-1.0, 0.0, 0.0, 1.0]), x.round(), right=True)
                 return near.float() * torch.histc(x.round().clamp(0, 4), bins=5, min=0, max=4).sum()
+            case "as it lies in memory":
+                turned = x.transpose(0, 1).clone(memory_format=torch.preserve_format)  # (6, 2, 8), two lying before six
+                return x + torch.as_strided(turned, (6, 8), (16, 1), 3).sum() + torch.as_strided(turned, (4,), (7,)).sum()
+            case "steps of real numbers":
+                near = torch.arange(1 / 6, 1.0, 1 / 6)
+                return x + (near <= torch.arange(1, 7).unsqueeze(-1) / 6).long().sum() * near[0]
             case _:
                 return (1.0 - (x > 0).long()) * 0.5
 
@@ -358,6 +364,8 @@ class Several(nn.Module):
         "so far",
         "sorted",
         "counted",
+        "as it lies in memory",
+        "steps of real numbers",
         "mask",
     ],
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import _disable_current_modes
 
 from graphclone.capture import explicit
 from graphclone.export import grouped
@@ -284,6 +285,32 @@ def projected(
     if states[0].shape[-1] == states[1].shape[-1] or not isinstance(length, int):
         return NotImplemented
     return aten.lstm.input.decompose(tensor, states, weights, biased, layers, *rest, **options)
+
+
+@_for(aten.as_strided.default)
+def strided(tensor: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Any:
+    """Looked up in the tensor as it lies in memory: the exporter takes every tensor to lie there in the order of its dims."""
+    dims = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    lying = tensor.permute(dims)
+    if not lying.is_contiguous():
+        return NotImplemented
+    place: Any = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    if storage_offset is not None:
+        place = place + (storage_offset - tensor.storage_offset())
+    for count, step in zip(size, stride, strict=True):
+        place = place.unsqueeze(-1) + torch.arange(count, device=tensor.device) * step
+    return lying.reshape(-1)[place]
+
+
+@_for(aten.arange.start_step)
+def stepped(start: Any, end: Any, step: Any = 1, *, dtype: torch.dtype | None = None, **options: Any) -> Any:
+    """Of real numbers, each as torch rounds it: the runtime adds in single precision, and may come to one more or less of them."""
+    if {type(start), type(end), type(step)} - {int, float} or not {type(start), type(end), type(step)} - {int}:
+        return NotImplemented
+    with _disable_current_modes():
+        numbers = torch.arange(start, end, step, dtype=dtype).tolist()
+    made = [torch.full((), each, dtype=torch.get_default_dtype() if dtype is None else dtype) for each in numbers]
+    return torch.stack(made) if made else NotImplemented
 
 
 @_for(aten._is_all_true.default)

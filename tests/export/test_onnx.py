@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -616,6 +617,70 @@ class Table(nn.Module):
 
     def forward(self, x: Tensor, size: Tensor) -> Tensor:
         return torch.relu(self.linear(x)) + torch.arange(int(size[0])).sum()
+
+
+class Deciding(nn.Module):
+    """A decision of some kind about what becomes of x."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what, self.linear = what, nn.Linear(4, 4)
+        self.register_buffer("table", torch.tensor([[1, 1], [2, 2], [0, 0], [-1, -1]]))
+
+    def forward(self, x: Tensor, i: Tensor) -> Tensor:
+        x = self.linear(x)
+        match self.what:
+            case "looked up":
+                return x * 2 if self.table[i[0]].sum() > 0 else x
+            case "counted":
+                return x * 2 if len(torch.nonzero(i)) > 1 else x
+            case "places":
+                return x * sum(int(place) + 1 for place in torch.where(i > 0)[0])
+            case "signed":
+                return x * math.copysign(1.0, i[0].item())
+            case _:
+                return x * 2 if i.sum() > 3 else x
+
+
+@pytest.mark.parametrize(
+    ("what", "example", "others", "batch"),
+    [
+        ("looked up", [2], [[0], [1]], 2),
+        ("counted", [0, 1, 1], [[0, 1, 0], [0, 0, 0]], 2),
+        ("places", [0, 1, 1], [[1, 1, 0]], 2),
+        ("signed", [0.0], [[-0.0]], 2),
+        ("alone", [2], [[4]], 1),
+    ],
+)
+def test_no_file_runs_where_values_decide_otherwise(
+    what: str, example: list[float], others: list[list[float]], batch: int, tmp_path: Path
+) -> None:
+    model, x = Deciding(what).eval(), torch.randn(batch, 4)
+    export_onnx(model, (x, torch.tensor(example)), {}, tmp_path / "deciding.onnx")
+    session = InferenceSession(str(tmp_path / "deciding.onnx"))
+    [found] = session.run(None, {"x": x.numpy(), "i": torch.tensor(example).numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(x, torch.tensor(example)).numpy(), atol=1e-5)
+    for other in others:
+        with pytest.raises(Exception, match=r"refused: "):
+            session.run(None, {"x": x.numpy(), "i": torch.tensor(other).numpy()})
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_real_numbers_that_decide_are_not_rounded(precision: str, tmp_path: Path) -> None:
+    given = (torch.randn(2, 4), torch.tensor([2.0]))
+    with pytest.raises(OutputError, match="real numbers decide what it computes"):
+        export_onnx(Deciding("real").eval(), given, {}, tmp_path / "real.onnx", Wanted(precision=precision))
+
+
+def test_a_model_that_writes_into_its_inputs_is_compared_on_what_was_given(tmp_path: Path) -> None:
+    class Writing(nn.Module):
+        def forward(self, x: Tensor, i: Tensor) -> Tensor:
+            return x + i.add_(1)
+
+    given = torch.zeros(2, 3), torch.arange(3)
+    assert export_onnx(Writing(), given, {}, tmp_path / "writing.onnx").difference == 0
+    assert given[1].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

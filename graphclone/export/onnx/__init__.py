@@ -22,6 +22,7 @@ from graphclone.export.onnx.compared import DOUBTFUL, TOLERANCES, Difference, Di
 from graphclone.export.onnx.opened import Dims, Opened
 from graphclone.export.onnx.plain import Plain
 from graphclone.export.onnx.precision import lowered, prepared
+from graphclone.export.onnx.refusing import weighed
 from graphclone.export.onnx.written import save, translated
 
 __all__ = ["TOLERANCES", "Difference", "Exported", "Latency", "Wanted", "export_onnx", "loaded"]
@@ -101,12 +102,13 @@ def export_onnx(
 
 def _with_past(module: nn.Module, kwargs: Mapping[str, object], path: Path, wanted: Wanted) -> Exported:
     """One file; of a model with an encoder two, this being named beside the other."""
-    from graphclone.export.onnx.past import decoded, every_axis, refused, with_past  # it needs transformers
+    from graphclone.export.onnx.past import carries, decoded, every_axis, refused, with_past  # it needs transformers
 
     what, name, free = refused(module), type(module).__name__, {"batch, sequence and past": every_axis}
     if not getattr(module.config, "is_encoder_decoder", False):
         plain = with_past(module, kwargs, what)
-        return _freest(plain, name, path, wanted, free, lambda plain, _, *given: decoded(plain, *given))
+        done = _freest(plain, name, path, wanted, free, lambda plain, _, *given: decoded(plain, *given))
+        return replace(done, remarks=(*[_CARRIED] * carries(plain), *done.remarks))
     from graphclone.export.onnx.encoder_decoder import halves
 
     both, place = halves(module, kwargs, what), path.with_suffix(".encoder.onnx")
@@ -129,6 +131,8 @@ def _freest(
         dims = describe(plain)
         if freedom != "nothing" and not any(dims):
             continue
+        if freedom == "nothing":
+            plain.inputs = plain.given  # as they are: their values may decide
         try:
             with torch.no_grad():
                 done = _exported(plain, dims, path, wanted, measure)
@@ -146,6 +150,7 @@ def _freest(
     )
 
 
+_CARRIED = "it takes a token at a time, and padding would reach the states that it carries on: rows of a batch have no padding"
 _ATTEMPT = {
     False: "the PyTorch or Hugging Face form of the child, which needs no export",
     True: "without --opset: the exporter's own is the one that it writes best",
@@ -185,6 +190,12 @@ def _exported(plain: Plain, dims: Dims, path: Path, wanted: Wanted, measure: Mea
     """What may be left open is decided in single precision: rounding of weights is no reason to close an axis."""
     found = axes.opened(plain, dims)
     model = translated(found, plain, wanted.opset)
+    if wanted.precision != "fp32" and weighed(model):
+        raise OutputError(
+            f"the model does not bear {wanted.precision} weights",
+            because="real numbers decide what it computes, and rounded otherwise they would decide otherwise",
+            attempt="the file in single precision",
+        )
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         single = path if wanted.precision == "fp32" else Path(folder) / "single.onnx"
         prepared(model, wanted.precision)

@@ -66,7 +66,7 @@ def fed(plain: Plain, running: onnxruntime.InferenceSession, tensors: Sequence[T
 @torch.no_grad()
 def compare(plain: Plain, running: onnxruntime.InferenceSession, tensors: Sequence[Tensor], precision: str) -> Difference:
     """**Raises** `Disagreement` where an output has another shape, or differs by more than the precision explains."""
-    expected = plain(*tensors)  # first: what PyTorch refuses, nobody has to compute
+    expected = plain(*(each.clone() for each in tensors))  # first: what PyTorch refuses, nobody has to compute
     results = running.run(None, fed(plain, running, tensors))
     pairs = zip(plain.output_names, expected, results, strict=True)
     found = [tolerated(name, ours.float().numpy(), theirs.astype(np.float32), precision) for name, ours, theirs in pairs]

@@ -287,6 +287,12 @@ def projected(
     return aten.lstm.input.decompose(tensor, states, weights, biased, layers, *rest, **options)
 
 
+@_for(aten.signbit.default)
+def negative(tensor: Tensor) -> Any:
+    """Of the two zeros one: the exporter asks whether a number is below them."""
+    return (tensor < 0) | (tensor.reciprocal() < 0) if tensor.is_floating_point() else NotImplemented
+
+
 @_for(aten.as_strided.default)
 def strided(tensor: Tensor, size: Sequence[int], stride: Sequence[int], storage_offset: int | None = None) -> Any:
     """Looked up in the tensor as it lies in memory: the exporter takes every tensor to lie there in the order of its dims."""

@@ -80,7 +80,7 @@ def _trials(program: ExportedProgram, found: Open | None, inputs: tuple[Tensor, 
 def _takes(module: Any, inputs: tuple[Tensor, ...]) -> bool:
     """Whether the program runs on these inputs: it refuses those whose values decide another computation than the example's."""
     try:
-        module(*inputs)
+        module(*(each.clone() for each in inputs))
     except Exception:  # whatever a model raises
         return False
     return True

@@ -93,6 +93,11 @@ def _running(layer: Any) -> dict[str, dict[int, Tensor]]:
     return {name: kept for name, each in states.items() if (kept := {at: one for at, one in each.items() if one is not None})}
 
 
+def carries(plain: Plain) -> bool:
+    """Whether it has such states."""
+    return any("." in name and not name.endswith((".key", ".value")) for name in plain.names)
+
+
 def _numbered(name: str, at: int, kept: Mapping[int, Tensor]) -> str:
     return name.removesuffix("s") + (f"_{at}" if len(kept) > 1 else "")
 

@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 class Plain(nn.Module):
     """Around a module: `names` and `inputs` are its tensors among the example inputs, `output_names` those of its result.
 
-    Everything else among the inputs (numbers, None, strings) is built in. `separator` stands between the parts of a nested name;
-    `prefix` is where the model lies in this module. `alone`: a batch of one stays one, since no size is going to be open.
+    `given`: the inputs as they came, where the batch of `inputs` is twice theirs. Everything else among them (numbers, None, strings) is
+    built in. `separator` stands between the parts of a nested name; `prefix` is where the model lies in this module. `alone`: a batch of
+    one stays one, since no size is going to be open.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Plain(nn.Module):
         self.inputs: tuple[Tensor, ...] = tuple(leaf for _, leaf in leaves if isinstance(leaf, Tensor))
         with contextlib.suppress(NotImplementedError):  # an exported program is in one mode for good
             self.eval()
+        self.given = self.inputs
         self.inputs = self.inputs if alone else self._batched()
         with torch.no_grad():
-            found = named_tensors(self._call(self.inputs), separator)
+            found = named_tensors(self._call([each.clone() for each in self.inputs]), separator)
         self.output_names = [f"output_{name}" if name in self.names else name for name, _ in found]
 
     def _batched(self) -> tuple[Tensor, ...]:
@@ -57,7 +59,7 @@ class Plain(nn.Module):
     def takes(self, tensors: Sequence[Tensor]) -> bool:
         """Whether the module runs on these inputs."""
         try:
-            self._call(tensors)
+            self._call([each.clone() for each in tensors])
         except Exception:  # whatever a model raises
             return False
         return True

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from graphclone.decided import ASSERT, MARK, TOLD
 
 aten = torch.ops.aten
+_REFUSED = "refused: "
 _PLACE = " at "  # follows in a message, where one is known: these come first
 _STEM = "graphclone_holds_"  # how an output that says whether an assertion holds is called, until it is none any more
 
@@ -32,7 +33,7 @@ def asserting(program: ExportedProgram) -> dict[str, str]:
         held.meta["val"] = aten.eq.Scalar(tensor.meta["val"], value)
         output.args = ((*output.args[0], held),)
         program.graph_signature.output_specs.append(OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(held.name), None))
-        told[f"{_STEM}{len(told)}"] = f"refused: {message} ({len(told) + 1})"
+        told[f"{_STEM}{len(told)}"] = f"{_REFUSED}{message} ({len(told) + 1})"
     program.graph_module.recompile()
     whole = next(each.signature for each in program.module_call_graph if not each.fqn)
     if whole is not None:
@@ -62,16 +63,17 @@ def refuse(model: ir.Model, told: Mapping[str, str]) -> None:
     """In place of those outputs, nodes that fail where one is false. Their names, which a runtime puts into its error, say why.
 
     Each reshapes a single number to a shape of one where the assertion holds, of two where it does not. The first output of the file
-    takes its shape from the last, so that none can be left out.
+    takes its shape from all of them together, so that none can be left out. (Of reshapes in a row, runtimes keep the last.)
     """
     if not told:
         return
     graph = model.graph
     holds = [graph.outputs.pop() for _ in told][::-1]
     one, two = (_constant(graph, f"{_STEM}{name}", size) for name, size in (("one", 1), ("two", 2)))
-    factor = one
-    for held, message in zip(holds, told.values(), strict=True):
-        factor = _node(graph, "Reshape", [factor, _node(graph, "Where", [held, one, two])], name=message)
+    shapes = [_node(graph, "Where", [held, one, two]) for held in holds]
+    factor = _node(
+        graph, "Max", [_node(graph, "Reshape", [one, shape], name) for shape, name in zip(shapes, told.values(), strict=True)]
+    )
     first = graph.outputs[0]
     sizes = _node(graph, "Mul", [_node(graph, "Shape", [first]), factor])
     out = _node(graph, "Reshape", [first, sizes], allowzero=1)
@@ -92,3 +94,27 @@ def _node(graph: ir.Graph, op: str, inputs: list[ir.Value], name: str | None = N
     node = ir.node(op, inputs, attributes=attributes, name=name)
     graph.append(node)
     return node.outputs[0]
+
+
+def unsized(model: ir.Model) -> None:
+    """Forget the sizes of what is computed, which values have decided: who believes them has no need to count."""
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+
+
+def weighed(model: ir.Model) -> bool:
+    """Whether real numbers have a part in what is asserted: rounded otherwise, they would decide otherwise."""
+    ahead = [node for node in model.graph if node.name is not None and node.name.startswith(_REFUSED)]
+    seen = set(ahead)
+    while ahead:
+        node = ahead.pop()
+        for value in node.inputs:
+            if value is not None and value.dtype is not None and value.dtype.is_floating_point():
+                return True
+            before = value.producer() if value is not None else None
+            if before is not None and before not in seen:
+                seen.add(before)
+                ahead.append(before)
+    return False

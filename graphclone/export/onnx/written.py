@@ -20,7 +20,7 @@ from graphclone.errors import OutputError
 from graphclone.export.onnx.mended import mended
 from graphclone.export.onnx.opened import Opened
 from graphclone.export.onnx.plain import Plain
-from graphclone.export.onnx.refusing import asserting, refuse
+from graphclone.export.onnx.refusing import asserting, refuse, unsized
 
 SINGLE_FILE = 1_800_000_000  # bytes; ONNX's own limit for one file is 2 GiB
 
@@ -48,6 +48,8 @@ def translated(found: Opened, plain: Plain, opset: int | None) -> ir.Model:
         model: ir.Model = exported.model
         if opset is not None:
             _check_opset(model, opset, told)
+        if refusals:
+            unsized(model)
         _tidy(model, frozenset(first_names(plain)))
     refuse(model, refusals)
     _rename(model, plain, found.names)

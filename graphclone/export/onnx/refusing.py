@@ -15,7 +15,6 @@ from graphclone.decided import ASSERT, MARK, TOLD
 
 aten = torch.ops.aten
 _REFUSED = "refused: "
-_PLACE = " at "  # follows in a message, where one is known: these come first
 _STEM = "graphclone_holds_"  # how an output that says whether an assertion holds is called, until it is none any more
 
 
@@ -27,7 +26,7 @@ def asserting(program: ExportedProgram) -> dict[str, str]:
     graph = program.graph
     output = graph.output_node()
     told: dict[str, str] = {}
-    for (tensor, value), message in sorted(assertions(graph).items(), key=lambda each: _PLACE not in each[1]):
+    for (tensor, value), message in assertions(graph).items():
         with graph.inserting_before(output):
             held = graph.call_function(aten.eq.Scalar, (tensor, value))
         held.meta["val"] = aten.eq.Scalar(tensor.meta["val"], value)

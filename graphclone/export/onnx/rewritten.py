@@ -19,14 +19,26 @@ Rewrite = Callable[..., Any]
 Rewrites = Mapping[Any, Rewrite]
 
 
-def registered(table: dict[Any, Rewrite], *targets: Any) -> Callable[[Rewrite], Rewrite]:
-    """Decorates what rewrites these ops."""
+REWRITES: dict[Any, Rewrite] = {}
+
+
+def instead_of(*targets: Any) -> Callable[[Rewrite], Rewrite]:
+    """Decorates what rewrites these ops, beside other rewrites of the same: the first that concerns a call has it."""
 
     def register(rewrite: Rewrite) -> Rewrite:
-        table.update(dict.fromkeys(targets, rewrite))
+        for target in targets:
+            REWRITES[target] = _first(REWRITES[target], rewrite) if target in REWRITES else rewrite
         return rewrite
 
     return register
+
+
+def _first(one: Rewrite, other: Rewrite) -> Rewrite:
+    def rewrite(*args: Any, **kwargs: Any) -> Any:
+        found = one(*args, **kwargs)
+        return other(*args, **kwargs) if found is NotImplemented else found
+
+    return rewrite
 
 
 def rewritten(program: ExportedProgram, rewrites: Rewrites) -> ExportedProgram:

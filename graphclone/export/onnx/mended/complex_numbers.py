@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphclone.export.onnx.rewritten import Rewrite, registered
+from graphclone.export.onnx.rewritten import instead_of
 
 aten = torch.ops.aten
-
-REWRITES: dict[Any, Rewrite] = {}
-_for = functools.partial(registered, REWRITES)
 
 
 def _arithmetic(target: Any, of_complex: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
     """`of_complex`: the real and imaginary parts of two operands → those of the result."""
 
+    @instead_of(target)
     def rewrite(left: Any, right: Any, *rest: Any, **options: Any) -> Any:
         if isinstance(left, Tensor) and isinstance(right, float) and not left.is_floating_point() and not left.is_complex():
             return target(left.to(torch.get_default_dtype()), right, *rest, **options)  # `1.0 - mask`: the exporter forgets it
         if rest or options or not any(isinstance(each, complex) or _is_complex(each) for each in (left, right)):
             return NotImplemented
         return _joined(*of_complex(*_parts(left), *_parts(right)))
-
-    REWRITES[target] = rewrite
 
 
 def _is_complex(value: Any) -> bool:
@@ -54,17 +49,17 @@ for _target in (aten.sub.Tensor, aten.sub.Scalar):
 _arithmetic(aten.rsub.Scalar, lambda a, b, c, d: (c - a, d - b))
 
 
-@_for(aten.exp.default)
+@instead_of(aten.exp.default)
 def exponential(tensor: Tensor) -> Any:
     return polar(torch.exp(_parts(tensor)[0]), _parts(tensor)[1]) if tensor.is_complex() else NotImplemented
 
 
-@_for(aten.polar.default)
+@instead_of(aten.polar.default)
 def polar(length: Tensor, angle: Tensor) -> Tensor:
     return _joined(length * torch.cos(angle), length * torch.sin(angle))
 
 
-@_for(aten.complex.default)
+@instead_of(aten.complex.default)
 def complex_number(real: Tensor, imaginary: Tensor) -> Tensor:
     return _joined(real, imaginary)
 
@@ -76,19 +71,19 @@ def _bilinear(function: Callable[..., Tensor], left: Any, right: Any) -> Tensor:
     return _joined(function(a, c) - function(b, d), function(a, d) + function(b, c))
 
 
-@_for(aten.matmul.default)
+@instead_of(aten.matmul.default)
 def matmul(left: Tensor, right: Tensor) -> Any:
     return _bilinear(torch.matmul, left, right) if _is_complex(left) or _is_complex(right) else NotImplemented
 
 
-@_for(aten.einsum.default)
+@instead_of(aten.einsum.default)
 def einsum(equation: str, operands: Sequence[Tensor], **options: Any) -> Any:
     if len(operands) != 2 or not any(map(_is_complex, operands)):
         return NotImplemented
     return _bilinear(lambda left, right: torch.einsum(equation, left, right), *operands)
 
 
-@_for(aten.fft_irfft.default)
+@instead_of(aten.fft_irfft.default)
 def irfft(tensor: Tensor, n: Any = None, dim: int = -1, norm: str | None = None) -> Any:
     """ONNX Runtime has no inverse of a one-sided spectrum: the other side is its mirror image, conjugate."""
     pair, dim = torch.view_as_real(tensor), dim % tensor.dim()
@@ -101,7 +96,7 @@ def irfft(tensor: Tensor, n: Any = None, dim: int = -1, norm: str | None = None)
     return torch.view_as_real(torch.fft.ifft(torch.view_as_complex(whole), dim=dim, norm=norm)).select(-1, 0)
 
 
-@_for(aten.unbind.int)
+@instead_of(aten.unbind.int)
 def unbind(tensor: Tensor, dim: int = 0) -> Any:
     if not tensor.is_complex():
         return NotImplemented
@@ -111,12 +106,11 @@ def unbind(tensor: Tensor, dim: int = 0) -> Any:
 def _structural(target: Any, change: Callable[..., tuple[Any, ...]]) -> None:
     """An op that only moves elements: it moves the pairs. `change`: its arguments with one more dim at the end."""
 
+    @instead_of(target)
     def rewrite(tensor: Any, *args: Any, **options: Any) -> Any:
         if not _is_complex(tensor):
             return NotImplemented
         return torch.view_as_complex(target(torch.view_as_real(tensor), *change(tensor, *args)).contiguous())
-
-    REWRITES[target] = rewrite
 
 
 def _dim(tensor: Tensor, dim: int = 0, *rest: Any) -> tuple[Any, ...]:
@@ -133,6 +127,6 @@ _structural(aten.index.Tensor, lambda tensor, indices: (list(indices),))
 _structural(aten.flatten.using_ints, lambda tensor, start=0, end=-1: (start % tensor.dim(), end % tensor.dim()))
 
 
-@_for(aten.numpy_T.default)
+@instead_of(aten.numpy_T.default)
 def transposed(tensor: Tensor) -> Any:
     return tensor.permute(*reversed(range(tensor.dim()))) if tensor.is_complex() else NotImplemented

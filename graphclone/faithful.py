@@ -120,8 +120,8 @@ def remarks(
         yield f"an output is a {name}, which a graph cannot hold: a rewritten graph returns None in its place"
     if decisions:
         yield (
-            f"what the model computes depends on {decisions} values of the example inputs (sizes of images, masks): a rewritten graph "
-            "takes inputs in which these are the same, and refuses others"
+            f"what the model computes depends on {decisions} value{'s' * (decisions > 1)} of the example inputs (sizes of images, masks): "
+            "a rewritten graph takes inputs in which that is the same, and refuses others"
         )
     for name in dict.fromkeys(backwards):
         yield f"'{name}' has a backward of its own: in a rewritten graph its gradient is that of its forward"

@@ -227,7 +227,9 @@ def _data(asked: Asked, wanted: Wanted, course: Course) -> tuple[Batch, list[Bat
     if least < wanted.batch:
         raise SourceError(
             f"'{wanted.data}' has too few examples for a race",
-            because=f"there are {count}, and a batch of {wanted.batch} has to fit both into what is learnt from and what is held out",
+            because=f"there are {count}, of which an eighth is held out: {least}, fewer than a batch of {wanted.batch}"
+            if course.held_out is None
+            else f"there are {least} on one side, fewer than a batch of {wanted.batch}",
             attempt="more data, --held-out FILE, or a smaller --batch",
         )
     whole = range(0, len(next(iter(held_out.values()))) // wanted.batch * wanted.batch, wanted.batch)

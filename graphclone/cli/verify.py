@@ -65,6 +65,10 @@ def _with_fitted(verdicts: Report, plan: Plan, child: nn.Module, record: Record)
 
 def _plan(model: str) -> Plan:
     path = Path(model).expanduser() / "plan.json"
+    if not path.parent.exists():
+        raise SourceError(
+            f"'{model}' is no child of graphclone", because="there is no such folder", attempt="the folder that clone wrote"
+        )
     if not path.is_file():
         raise SourceError(
             f"'{model}' is no child of graphclone",

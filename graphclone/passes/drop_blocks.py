@@ -179,7 +179,8 @@ def restacked(plan: Plan, layout: Layout, stacks: Mapping[str, tuple[int, ...]])
         if why := _parted(layout, stack, chosen):
             raise SizeError(f"'{stack.name}' cannot be made of its blocks {list(chosen)}", because=why, attempt="its own depth")
         if chosen != tuple(range(len(stack))) and (others := left_out(stack, layout.trace.parameters)):
-            plan = plan.remark(f"of '{stack.name}', {', '.join(others)} compute otherwise than the blocks: the child has each of them")
+            told = f"{', '.join(others)} {'computes' if len(others) == 1 else 'compute'} otherwise than the blocks of '{stack.name}'"
+            plan = plan.remark(f"{told}: the child has {'it' if len(others) == 1 else 'each of them'}")
         for index, block in enumerate(stack.blocks):
             names = [str(node.target) for node in block.nodes if node.op == "get_attr"]
             (kept if index in chosen else gone).update(names)

@@ -68,9 +68,9 @@ def origin_table(filled: Mapping[str, str], plan: Plan, layout: Layout) -> Sheet
         inside.update(*owned)
         for first, last in _runs(chosen):
             indices = chosen[first : last + 1]
-            origin = [stack.blocks[index].name.rpartition(".")[2] for index in (indices[0], indices[-1])]
             count = sum(counts[name] // chosen.count(index) for index in indices for name in owned[index])
-            table.add_row(f"{stack.name} {_span(first, last)}", f"{stack.name} {_span(*origin)}", str(count))
+            if count:  # blocks that share all of theirs have none of their own
+                table.add_row(f"{stack.name} {_span(first, last)}", f"{stack.name} {_span(indices[0], indices[-1])}", str(count))
     outside = [name for name in counts if name not in inside]
     if outside:
         names = ", ".join(outside[:3]) + (" …" if len(outside) > 3 else "")
@@ -86,10 +86,11 @@ def _owned(stack: Stack) -> list[set[str]]:
 
 
 def _runs(chosen: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and last index of each stretch of blocks that follow one another in the parent too."""
+    """First and last index of each stretch of blocks that follow one another in the parent too, or are one block again and again."""
     start = 0
     for index in range(1, len(chosen) + 1):
-        if index == len(chosen) or chosen[index] != chosen[index - 1] + 1:
+        step = chosen[start + 1] - chosen[start] if index > start + 1 else None  # None: any of the two may come
+        if index == len(chosen) or chosen[index] - chosen[index - 1] not in ((0, 1) if step is None else (step,)):
             yield start, index - 1
             start = index
 

@@ -105,9 +105,22 @@ def _import(source: Source, spec: str) -> _Loader:
         return _Loader(importlib.import_module(f"graphclone.sources.{source.module}").load)
     except (ImportError, RuntimeError) as error:  # a torchvision built for another torch raises RuntimeError
         others = " or ".join(each.form for each in SOURCES if each is not source)
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        first = _first_cause(error)
+        missing = first.name if isinstance(first, ModuleNotFoundError) else None
         raise SourceError(
             f"cannot load '{spec}' ({source.form})",
-            because=f"'{missing}' is not installed" if missing else f"its library cannot be imported: {error}",
-            attempt=f"{source.extra}; or another form of parent: {others}",
+            because=f"'{missing}' is not installed" if missing else f"its library cannot be imported: {first}",
+            attempt=f"{source.extra if missing else _MISFIT}; or another form of parent: {others}",
         ) from error
+
+
+_MISFIT = (
+    "builds that fit: a torchvision is made for one version of torch and one kind of device, and libraries import it where it is"
+)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Of a chain of errors, each raised because of the one before."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

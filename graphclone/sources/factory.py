@@ -59,10 +59,12 @@ def from_call(
             raise
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
+            called = frame.filename == __file__  # with arguments that it does not have
             raise SourceError(
                 f"cannot make the model '{spec}'",
-                because=f"it raised {type(error).__name__}: {error} (at {frame.filename}:{frame.lineno})",
-                attempt="--arg name=value for the arguments that it needs",
+                because=f"it raised {type(error).__name__}: {error}"
+                + ("" if called else f" (at {frame.filename}:{frame.lineno})"),
+                attempt="--arg name=value, for the arguments that it has",
             ) from error
     if not isinstance(module, nn.Module):
         raise SourceError(

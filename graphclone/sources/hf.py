@@ -84,7 +84,9 @@ def _other(path: Path, own: PreTrainedConfig) -> tuple[PreTrainedConfig, str | N
         other = type(own).from_dict({name: value for name, value in stored.items() if name != "auto_map"})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DestinationError(
-            f"cannot read the config '{file}'", because=str(error), attempt="a folder with a config.json"
+            f"cannot read the config '{file}'",
+            because="there is no such file" if isinstance(error, FileNotFoundError) else str(error),
+            attempt="a folder with a config.json",
         ) from error
     if stored.get("model_type") != own.model_type:
         raise DestinationError(

@@ -58,7 +58,7 @@ def resized(config: PreTrainedConfig, overrides: Mapping[str, object], layers: L
         raise DestinationError(
             f"cannot make a {kind.__name__} with {', '.join(f'{name}={value}' for name, value in overrides.items())}",
             because=str(error).strip() or type(error).__name__,
-            attempt="setting the fields that belong together at once",
+            attempt="values of the fields' types, and those that belong together at once",
         ) from error
 
 

@@ -136,6 +136,9 @@ def _search(question: _Question, settings: Settings, knobs: Sequence[Knob]) -> S
             pairs = itertools.islice(_pairs(moves, settings), _PAIRS)
             better = _joined(wanted, cost, [(pair, build(pair)) for pair in pairs], settings, build)
         if better is None:
+            ahead = itertools.islice(_ahead(question, tried, reach), _PAIRS)
+            better = _joined(wanted, cost, [(move, build(move)) for move in ahead], settings, build)
+        if better is None:
             break
         cost, settings, shapes = better
     return Solution(settings, _unmet(wanted, shapes))
@@ -226,6 +229,15 @@ def _lengths(length: int, counts: Counts) -> Iterator[int]:
 def _pairs(moves: Sequence[Settings], settings: Settings) -> Iterator[Settings]:
     merged = (_merged(first, second, settings) for first, second in itertools.combinations(moves, 2))
     yield from (both for both in merged if both is not None)
+
+
+def _ahead(
+    question: _Question, tried: Sequence[tuple[Settings, Shapes | None]], reach: Mapping[Knob, frozenset[str] | None]
+) -> Iterator[Settings]:
+    """Changes that only another one suggests: of a width by which another number is multiplied, which then has to make up for it."""
+    built = [(move, shapes) for move, shapes in tried if shapes is not None]
+    for move, shapes in sorted(built, key=lambda each: _cost(question.wanted, each[1])):
+        yield from _moves(question, shapes, reach, move)
 
 
 def _joined(

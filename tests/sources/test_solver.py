@@ -101,3 +101,15 @@ def test_a_ratio_of_widths_is_a_number_to_set_too() -> None:
 
     fields = {"width": 24, "mlp_ratio": 4.0, "dropout": 1.5, "limit": float("inf")}
     assert next(solve({"up": (96, 12), "norm": (12,)}, fields, ratio, [])) == Solution({"width": 12, "mlp_ratio": 8.0})
+
+
+def test_a_multiple_of_the_width_makes_up_for_it() -> None:
+    def multiplied(settings: Settings) -> Shapes:
+        sizes = {"width": 48, "expand": 2, "rank": 3} | settings
+        inner = sizes["expand"] * sizes["width"]
+        mixers = {f"layers.{i}.{name}": (inner, sizes["rank"]) for i in range(2) for name in ("in", "step", "skip")}
+        return mixers | {"layers.0.down": (sizes["width"], inner), "layers.1.down": (sizes["width"], inner)}
+
+    wanted = multiplied({"width": 24, "expand": 4})
+    found = next(solve(wanted, {"width": 48, "expand": 2, "rank": 3}, multiplied, [], [(48, 24)]))
+    assert (found.settings, found.unmet) == ({"width": 24, "expand": 4}, {})

@@ -135,10 +135,12 @@ def refused(module: Any) -> str:
     """
     what = f"cannot export {type(module).__name__} with its past"
     if not callable(getattr(module, "can_generate", None)) or not module.can_generate():
+        graph = isinstance(module, torch.fx.GraphModule)
         raise OutputError(
             what,
-            because="a graph has no cache any more" if isinstance(module, torch.fx.GraphModule) else "it generates no text",
-            attempt="without --with-past; or a child of the parent's own class, as clone makes with --set",
+            because="a graph has no cache any more" if graph else "it generates no text",
+            attempt="without --with-past"
+            + ("; or a child of the parent's own class, as clone makes with --set" if graph else ""),
         )
     return what
 

@@ -7,6 +7,7 @@ import time
 from random import Random
 
 from tests.programs.generate import generate
+from tests.programs.in_onnx import survey_onnx
 from tests.programs.opened import played
 from tests.programs.survey import Tally, asks, survey
 
@@ -27,11 +28,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--open", action="store_true", help="with open sizes, and judged at two of them")
+    parser.add_argument("--onnx", action="store_true", help="as ONNX files, run at other values; half of them steered by values")
     parser.add_argument("--program", help="SEED/NUMBER: print this one, and what the oracles say of it")
     options = parser.parse_args()
     if options.program:
         show(options.program, options.open)
         return
+    if options.onnx:
+        counts = survey_onnx(options.seed, range(options.count), options.open)
+        print(", ".join(f"{verdict} {count}" for verdict, count in counts.items()))
+        raise SystemExit(bool(counts["wrong"]))
     began, total = time.perf_counter(), Tally()
     for tally in survey(options.count, options.seed, options.jobs, options.open):
         for kind, what, source in tally.faults:

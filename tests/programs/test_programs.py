@@ -10,8 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 
 from graphclone import layout
+from graphclone.export.onnx import written
 from tests.programs.counterexamples import COUNTEREXAMPLES, Forward, program
 from tests.programs.generate import generate, programs
+from tests.programs.in_onnx import survey_onnx
 from tests.programs.minimise import minimise
 from tests.programs.opened import judge_open
 from tests.programs.oracles import Outcome, judge
@@ -71,3 +73,16 @@ def test_a_program_is_the_same_whatever_torch_warns_of() -> None:
             assert generate(Random("0/275")).source() == silent
     finally:
         torch.set_warn_always(before)
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["as it is", "open"])
+def test_no_onnx_file_gives_something_else_at_other_values(opened: bool) -> None:
+    counts = survey_onnx(1, range(6), opened)
+    assert not counts["wrong"]
+    assert counts["ok"] >= 4
+
+
+def test_a_file_that_does_not_refuse_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two programs that values steer, of whose files the refusals are left out."""
+    monkeypatch.setattr(written, "refuse", lambda model, told: [model.graph.outputs.pop() for _ in told])
+    assert survey_onnx(1, (53, 58), opened=False)["wrong"] == 2

@@ -33,3 +33,20 @@ def squeeze(tensor: Tensor, dims: int | Sequence[int]) -> Any:
 def all_true(tensor: Tensor) -> Tensor:
     """What an assertion asks: nobody reads it in the end, but the exporter translates it."""
     return tensor.all()
+
+
+def _of_all(target: Any) -> None:
+    @instead_of(target)
+    def rewrite(tensor: Tensor, dim: Sequence[int] = (), keepdim: bool = False) -> Any:
+        """The exporter asks for dims, where torch takes none for all."""
+        return NotImplemented if dim or not tensor.dim() else target(tensor, list(range(tensor.dim())), keepdim)
+
+
+_of_all(aten.amax.default)
+_of_all(aten.amin.default)
+
+
+@instead_of(aten.aminmax.default)
+def both_extremes(tensor: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    dims = list(range(tensor.dim())) if dim is None else [dim]
+    return tensor.amin(dims, keepdim), tensor.amax(dims, keepdim)

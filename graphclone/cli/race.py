@@ -117,6 +117,8 @@ def run(asked: Asked, wanted: Wanted, course: Course) -> None:
     with new_folder(wanted.output, wanted.overwrite) as folder:
         train, held_out = _data(asked, wanted, course)
         of = known(asked, wanted, {name: tensor[: wanted.batch] for name, tensor in train.items()})
+        with torch.no_grad():
+            _loss(of.parent.module, held_out[0], name="parent")  # before any child is made
         few = folder / "calibration.safetensors"
         save_state({name: tensor[: course.calibration * wanted.batch] for name, tensor in train.items()}, few)
         race = _Race(asked, wanted, course, train, held_out, of, few, {})
@@ -240,7 +242,7 @@ def _losses(
     child: nn.Module, arm: str, rate: float, wanted: Wanted, course: Course, train: Batch, held_out: list[Batch]
 ) -> dict[int, float]:
     """One run, with a bar."""
-    loss, losses = partial(_loss, name=arm), {}
+    loss, losses = partial(_loss, name=f"{arm} child"), {}
     learner = Learner[Batch](child, loss, lr=rate, steps=course.steps, decay=course.decay)
     batches, every = _shuffled(train, wanted.batch, wanted.seed), _every(course.steps, held_out)
     with Progress(console=err(), transient=True, disable=not err().is_terminal) as bar:
@@ -295,7 +297,7 @@ def _loss(model: nn.Module, batch: Batch, *, name: str) -> Tensor:
         loss = found[0] if isinstance(found, (tuple, list)) else found
     if not isinstance(loss, Tensor) or loss.dim():
         raise SourceError(
-            f"the {name} child gives no loss",
+            f"the {name} gives no loss",
             because="its output has no `.loss`, and its first one is no scalar",
             attempt="labels among the tensors of --data, named as the parent's forward names them",
         )

@@ -207,3 +207,11 @@ def test_a_race_that_cannot_be_run_is_refused(run: Run, images: Path, words: lis
     assert done.status == 2
     assert told in done.err
     assert not Path("race").exists()
+
+
+def test_a_race_without_labels_is_refused_before_any_child_is_made(run: Run, images: Path) -> None:
+    save_file({"pixel_values": load_file(images)["pixel_values"]}, "bare.safetensors")
+    done = run("race", PARENT, "--data", "bare.safetensors", *SMALLER, "-o", "race")
+    assert done.status == 2
+    assert "the parent gives no loss" in done.err
+    assert "labels among the tensors of --data" in done.err

@@ -40,6 +40,7 @@ class Steered(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         first, *rest = pytree.tree_leaves(self.program(*inputs))
+        first = first.float()
         positive = int((inputs[0] > 0).sum())
         match self.how:
             case "branch":

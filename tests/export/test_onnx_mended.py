@@ -161,7 +161,8 @@ def a_mask_from_one(x: Tensor) -> Tensor:
 @mended
 def with_a_vector(x: Tensor) -> Tensor:
     vector = torch.arange(6.0)
-    return x + (x.transpose(1, 2) @ vector).unsqueeze(1) + torch.mv(x[0].T, vector)
+    summed = x.transpose(1, 2) @ vector + nn.functional.linear(x.transpose(1, 2), vector) + torch.addmv(x[0, 0], x[0].T, vector)
+    return x + summed.unsqueeze(1) + torch.mv(x[0].T, vector)
 
 
 @mended

@@ -75,6 +75,19 @@ def with_vector(left: Tensor, right: Tensor) -> Any:
     return torch.matmul(left, right.unsqueeze(-1)).squeeze(-1)
 
 
+@instead_of(aten.addmv.default)
+def added_to_vector(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    return beta * added + alpha * with_vector(left, right)
+
+
+@instead_of(aten.linear.default)
+def to_one_unit(tensor: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    if weight.dim() != 1:
+        return NotImplemented
+    found = with_vector(tensor, weight) if tensor.dim() > 1 else torch.matmul(tensor, weight)
+    return found if bias is None else found + bias
+
+
 @instead_of(aten.einsum.default)
 def einsum(equation: str, operands: Sequence[Tensor], *, path: Sequence[int] | None = None) -> Any:
     """With as many dims under each `...`: ONNX Runtime asks for that."""

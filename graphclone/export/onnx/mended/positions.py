@@ -59,13 +59,18 @@ def isin(values: Tensor, among: Tensor, *, assume_unique: bool = False, invert: 
     return found.logical_not() if invert else found
 
 
+def _up_to(tensor: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The tensor with this dim last and one before it, in which each position looks at all; the positions; and which come no later."""
+    moved = tensor.movedim(dim, -1).unsqueeze(-2)
+    place = torch.arange(moved.shape[-1], device=tensor.device)
+    return moved, place, place <= place[:, None]
+
+
 def _so_far(tensor: Tensor, dim: int, worst: float, best: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
     """The best so far, and where: ONNX has running sums only. Every position looks at all that come no later."""
     if not tensor.dim():
         return tensor.clone(), torch.zeros_like(tensor, dtype=torch.int64)
-    moved = tensor.movedim(dim, -1).unsqueeze(-2)
-    place = torch.arange(moved.shape[-1], device=tensor.device)
-    earlier = place <= place[:, None]
+    moved, place, earlier = _up_to(tensor, dim)
     found = best(torch.where(earlier, moved, worst), -1)
     where = torch.where(earlier & (moved == found.unsqueeze(-1)), place, 0).amax(-1)  # of equal ones the last
     return found.movedim(-1, dim), where.movedim(-1, dim)
@@ -78,9 +83,8 @@ def running_product(tensor: Tensor, dim: int, *, dtype: torch.dtype | None = Non
         return NotImplemented
     if dtype is not None or not tensor.is_floating_point():
         tensor = tensor.to(dtype or torch.int64)
-    moved = tensor.movedim(dim, -1).unsqueeze(-2)
-    place = torch.arange(moved.shape[-1], device=tensor.device)
-    return torch.where(place <= place[:, None], moved, 1).prod(-1).movedim(-1, dim)
+    moved, _, earlier = _up_to(tensor, dim)
+    return torch.where(earlier, moved, 1).prod(-1).movedim(-1, dim)
 
 
 def _range(tensor: Tensor) -> Any:

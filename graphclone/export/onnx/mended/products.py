@@ -77,7 +77,8 @@ def with_vector(left: Tensor, right: Tensor) -> Any:
 
 @instead_of(aten.addmv.default)
 def added_to_vector(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
-    return beta * added + alpha * with_vector(left, right)
+    product = alpha * with_vector(left, right)
+    return product + beta * added if beta else product  # what is not added may be no number
 
 
 @instead_of(aten.linear.default)

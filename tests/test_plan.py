@@ -96,8 +96,8 @@ def test_a_share_and_a_number_mean_the_same() -> None:
     assert gc.plan(layout, width={"*.mlp.hidden": 0.5}) == gc.plan(layout, width={"*.mlp.hidden": 28})
 
 
-@pytest.mark.parametrize("width", [{"residual": 49}, {"residual": 0}, {"*.hidden": -1}])
-def test_a_size_that_does_not_fit_is_refused(width: dict[str, int]) -> None:
+@pytest.mark.parametrize("width", [{"residual": 49}, {"residual": 0}, {"*.hidden": -1}, {"residual": 24.0}])
+def test_a_size_that_does_not_fit_is_refused(width: dict[str, int | float]) -> None:
     with pytest.raises(SizeError, match="a child cannot keep"):
         gc.plan(subject("hf/llama").layout, width=width)
 

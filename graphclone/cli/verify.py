@@ -70,10 +70,11 @@ def _plan(model: str) -> Plan:
             f"'{model}' is no child of graphclone", because="there is no such folder", attempt="the folder that clone wrote"
         )
     if not path.is_file():
+        itself = f"graphclone verify {model}, to run the oracles on a model by itself"
         raise SourceError(
             f"'{model}' is no child of graphclone",
             because="there is no plan.json in it",
-            attempt=f"graphclone verify {model}, to run the oracles on a model by itself",
+            attempt=itself if (path.parent / "config.json").is_file() else "the folder that clone wrote",
         )
     return Plan.load(path)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphclone.cli.options import Asked
-from graphclone.errors import OutputError, SizeError
+from graphclone.errors import OutputError, SizeError, SourceError
 from graphclone.recipe import DEFAULT, PAPER, recipe_named
 
 SCORES = ("activations", "weights", "uniform")
@@ -60,7 +60,8 @@ class Wanted:
 
 
 def check(asked: Asked, wanted: Wanted) -> None:
-    """**Raises** `SizeError`, `OutputError`, `UnknownNameError`: what contradicts itself, or would be written over the parent."""
+    """**Raises** `SizeError`, `SourceError`, `OutputError`, `UnknownNameError`: what contradicts itself, is not there, or would be written
+    over the parent."""
     ways = {
         "--set": wanted.set,
         "--like": wanted.like,
@@ -101,6 +102,8 @@ def check(asked: Asked, wanted: Wanted) -> None:
         raise SizeError(f"--data is of no use to --scores {wanted.scores}", attempt="--scores activations, or no --data")
     if recipe_named(wanted.begins) != PAPER and wanted.data is None:
         raise SizeError(f"--recipe {wanted.recipe} needs calibration data", attempt="--data FILE.safetensors, or no --recipe")
+    if wanted.data is not None and not wanted.data.is_file():  # of what is in it, its parent has to be there to tell
+        raise SourceError(f"cannot read '{wanted.data}'", because="there is no such file")
     if wanted.batch < 1:
         raise SizeError(f"cannot read --batch {wanted.batch}", because="a batch has at least one example")
     _check_output(asked, wanted)

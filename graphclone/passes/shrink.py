@@ -66,7 +66,10 @@ class Shrink:
                 f"{factor.name}` lists every place",
             )
         if not 0 < size <= factor.size:
-            raise SizeError(f"'{factor.name}' has {factor.size} units in the parent; a child cannot keep {size} of them")
+            raise SizeError(
+                f"'{factor.name}' has {factor.size} units in the parent; a child cannot keep {size} of them",
+                attempt=f"from 1 to {factor.size} as a whole number, or a share above 0 and up to 1.0",
+            )
 
 
 def _check_least(keep: Mapping[str, tuple[int, ...]], layout: Layout) -> None:

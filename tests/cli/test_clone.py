@@ -549,6 +549,15 @@ def test_a_folder_without_a_plan_is_no_child(run: Run) -> None:
     done = run("verify", PARENT, "--parent", PARENT)
     assert done.status == 2
     assert "there is no plan.json in it" in done.err
+    assert "to run the oracles on a model by itself" in done.err
+    Path("neither").mkdir()
+    assert "the folder that clone wrote" in run("verify", "neither", "--parent", PARENT).err
+
+
+def test_data_that_are_not_there_are_told_before_anything_is_loaded(run: Run) -> None:
+    done = run("clone", "no-parent-either", *HALF, "--data", "nowhere.safetensors", "-o", "child")
+    assert done.status == 2
+    assert "cannot read 'nowhere.safetensors'" in done.err
 
 
 def test_a_folder_cannot_have_functions_called_that_nobody_trusted(run: Run, tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ class Factor:
     """`size` interchangeable positions; compared by identity.
 
     **Attributes**: `frozen`, why its positions must stay as they are (anything printable), or None; `bound`, the term that it was
-    refined to (see `find`). A Layout adds what it found out: `name`, `kind`, `interface` (it lies on an input or output of the
-    model) and `slots`, the (tensor name, dim) pairs of the model's state that it runs through. `order`: its positions follow the order of
-    another axis, which is frozen as soon as this one is put beside positions that do not.
+    refined to (see `find`). A Layout adds what it found out: `name`, `kind`, `interface` ("input": it lies on one of the model, else
+    "output", or empty) and `slots`, the (tensor name, dim) pairs of the model's state that it runs through. `order`: its positions
+    follow the order of another axis, which is frozen as soon as this one is put beside positions that do not.
     """
 
     __slots__ = ("birth", "bound", "frozen", "interface", "kind", "name", "order", "size", "slots")
@@ -51,7 +51,7 @@ class Factor:
         self.size, self.name, self.frozen = size, name, frozen
         self.bound: Axis | None = None
         self.order: Order | None = None
-        self.kind, self.interface = "", False
+        self.kind, self.interface = "", ""
         self.slots: tuple[tuple[str, int], ...] = ()
         self.birth = next(_births)
 

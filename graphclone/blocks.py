@@ -85,10 +85,18 @@ def numbered(names: Iterable[str]) -> dict[str, set[str]]:
     return found
 
 
-def left_out(stack: Stack, parameters: Iterable[str]) -> list[str]:
-    """The numbered modules beside those of a stack that are in none of its blocks."""
-    inside = numbered(name for block in stack.blocks for *_, name in block.uses).get(stack.name)
-    return sorted(f"{stack.name}.{number}" for number in numbered(parameters)[stack.name] - inside) if inside else []
+def left_out(stack: Stack, stacks: Iterable[Stack], parameters: Iterable[str]) -> list[str]:
+    """The numbered modules beside those of a stack that are in no block of any."""
+    inside = _numbers_in([stack], stack.name)
+    return (
+        sorted(f"{stack.name}.{each}" for each in numbered(parameters)[stack.name] - _numbers_in(stacks, stack.name))
+        if inside
+        else []
+    )
+
+
+def _numbers_in(stacks: Iterable[Stack], path: str) -> set[str]:
+    return numbered(name for stack in stacks for block in stack.blocks for *_, name in block.uses).get(path, set())
 
 
 def find_blocks(trace: Trace, like: Sequence[Stack] = ()) -> tuple[Stack, ...]:

@@ -60,14 +60,15 @@ def options(layout: Layout, parameters: int) -> list[Option]:
 
 
 def _parts(layout: Layout) -> _Parts:
-    free = [
-        factor for factor in layout.factors if factor.frozen is None and factor.slots and not factor.interface and factor.size > 1
-    ]
-    groups = {_path(factor) for factor in free if factor.kind == "kv_groups"}
-    streams = tuple(factor for factor in free if factor.kind == "residual")
+    free = [factor for factor in layout.factors if factor.frozen is None and factor.slots and factor.size > 1]
+    streams = tuple(factor for factor in free if factor.kind == "residual" and factor.interface != "input")
+    shown = any(factor.interface for factor in streams)  # a model that gives its stream may give what is made of it, too
     square = {factor.size for factor in streams}  # as many units as the stream's: a class often has one width for both
+    alike = [f for f in free if f.size in square and (f.kind == "hidden" or (shown and f.kind == "output"))]
+    free = [factor for factor in free if not factor.interface]
+    groups = {_path(factor) for factor in free if factor.kind == "kv_groups"}
     return _Parts(
-        (*streams, *(factor for factor in free if factor.kind == "hidden" and factor.size in square)),
+        (*streams, *alike),
         tuple(f for f in free if f.kind == "kv_groups" or (f.kind == "heads" and _path(f) not in groups)),
         tuple(factor for factor in free if factor.kind == "hidden" and factor.size not in square),
     )

@@ -121,5 +121,7 @@ def _admit(factor: Factor, size: int, where: str) -> None:
         raise DestinationError(
             f"the destination is wider than the parent: {size} at {where}, and '{factor.name}' has {factor.size}",
             because="a clone keeps some of the parent's units; it has no more of them than the parent",
-            attempt="a smaller destination, or a wider parent",
+            attempt="the parent's own size there, and a new head when the child is loaded (transformers: ignore_mismatched_sizes=True)"
+            if factor.kind == "output"
+            else "a smaller destination, or a wider parent",
         )

@@ -264,7 +264,7 @@ def _describe(
     slots: dict[Factor, dict[tuple[str, int], None]] = defaultdict(dict)
     digits: dict[Factor, str] = {}
     interface: dict[Factor, str] = {}
-    results: set[Factor] = set()
+    given, results = set[Factor](), set[Factor]()
     output = next(reversed(trace.graph.nodes))
     for node in trace.graph.nodes:
         if node.op == "get_attr" and node in types:
@@ -276,10 +276,10 @@ def _describe(
             for dim, axis in enumerate(types[node].axes if isinstance(types[node], Typed) else ()):
                 for factor in algebra.factors(axis):
                     interface.setdefault(factor, f"{node.name if node.op == 'placeholder' else 'output'}.{dim}")
-                    if node.op != "placeholder":
-                        results.add(factor)
+                    (given if node.op == "placeholder" else results).add(factor)
     for factor in {**slots, **interface}:
-        factor.slots, factor.interface = tuple(slots.get(factor, ())), factor in interface
+        factor.slots = tuple(slots.get(factor, ()))
+        factor.interface = "input" if factor in given else "output" if factor in results else ""
     for factor, kind in _attention(types, contractions):
         digits.setdefault(factor, kind)
     contracted = {f for c in contractions if any(map(_weight, c.operands)) for f in algebra.factors(c.axis)}
@@ -351,7 +351,7 @@ def _grouped_experts(domains: Iterable[Axis]) -> dict[Factor, str]:
 
 def _sequential(factor: Factor) -> bool:
     """Beside heads that can be dropped, what is frozen or runs along an input is the sequence."""
-    return factor.frozen is not None or factor.interface
+    return factor.frozen is not None or bool(factor.interface)
 
 
 def _digits(axis: Axis) -> Iterator[tuple[Factor, str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from graphclone import axes as algebra
 from graphclone.blocks import Block, Stack, numbered
@@ -36,29 +38,51 @@ def renumbered(plan: Plan, layout: Layout) -> dict[str, Shape]:
     """The shapes of the child's parameters, ties included, under the names that a smaller instance of the parent's class would give them:
     its blocks are numbered from the first on, whichever of the parent's they are."""
     shapes = parameter_shapes(plan, layout)
+    names = dict(_renamed(plan, layout))
     places: dict[str, str] = {}
     for stack in layout.blocks:
         places |= _places(stack, plan.stacks.get(stack.name, tuple(range(len(stack)))))
-    found = {_under(places, name): shape for name, shape in shapes.items()}
-    return found | {_under(places, alias): shapes[name] for alias, name in plan.aliases.items() if name in shapes}
+    found = {names.get(name) or _under(places, name): shape for name, shape in shapes.items()}
+    aliases = {alias: name for alias, name in plan.aliases.items() if name in shapes}
+    return found | {names.get(alias) or _under(places, alias): shapes[name] for alias, name in aliases.items()}
 
 
 def kept_layers(plan: Plan, layout: Layout) -> list[tuple[int, Sequence[int]]]:
     """For each numbered list of modules that loses or repeats some: how many the parent has, and which the child has, in order."""
     found: list[tuple[int, Sequence[int]]] = []
-    for path, numbers in numbered(layout.parameters).items():
-        places = {int(number): place for place, number in enumerate(sorted(numbers, key=int))}
-        inside = [(stack, [_of(block, path) for block in stack.blocks]) for stack in layout.blocks]
-        loose = places.keys() - {number for _, blocks in inside for block in blocks for number in block}
-        order = [(number, 0, number) for number in loose]
-        for stack, blocks in inside:
-            chosen = plan.stacks.get(stack.name, tuple(range(len(stack))))
-            turns = [(index, chosen[:place].count(index)) for place, index in enumerate(chosen)]
-            order += [(min(blocks[index]), turn, number) for index, turn in turns for number in blocks[index]]
-        kept = [places[number] for *_, number in sorted(order)]
+    for each in _lists(plan, layout):
+        places = {number: place for place, number in enumerate(each.numbers)}
+        kept = [places[number] for number, *_ in each.kept]
         if kept and kept != list(range(len(places))):
             found.append((len(places), kept))
     return found
+
+
+@dataclass(frozen=True)
+class _List:
+    """A numbered list of modules: the parent's numbers, and the child's modules in order: the number in the parent, the block that has it,
+    if one does, and how often that has come before. `apart`: a block has none, one or several of them, and no two blocks share one."""
+
+    path: str
+    numbers: Sequence[int]
+    kept: Sequence[tuple[int, Block | None, int]]
+    apart: bool
+
+
+def _lists(plan: Plan, layout: Layout) -> Iterator[_List]:
+    for path, names in numbered(layout.parameters).items():
+        numbers = set(map(int, names))
+        inside = [[_of(block, path) for block in stack.blocks] for stack in layout.blocks]
+        held = [number for blocks in inside for block in blocks for number in block]
+        order: list[tuple[int, int, int, Block | None]] = [(number, 0, number, None) for number in numbers - set(held)]
+        for stack, blocks in zip(layout.blocks, inside, strict=True):
+            chosen = plan.stacks.get(stack.name, tuple(range(len(stack))))
+            for place, index in enumerate(chosen):
+                turn = chosen[:place].count(index)
+                order += [(min(blocks[index]), turn, number, stack.blocks[index]) for number in blocks[index]]
+        kept = [(number, block, turn) for _, turn, number, block in sorted(order, key=lambda each: each[:3])]
+        several = sum(bool(block) for blocks in inside for block in blocks) > 1
+        yield _List(path, sorted(numbers), kept, several and len(held) == len(set(held)))
 
 
 def _of(block: Block, path: str) -> set[int]:
@@ -66,8 +90,23 @@ def _of(block: Block, path: str) -> set[int]:
     return {int(number) for number in numbered(name for *_, name in block.uses).get(path, ())}
 
 
+def _renamed(plan: Plan, layout: Layout) -> Iterator[tuple[str, str]]:
+    """The tensors of the child's blocks, and of what stands between them in the same lists: name in a rewritten graph, name by number."""
+    parameters = [*layout.parameters, *plan.aliases]
+    for each in _lists(plan, layout):
+        if not each.apart:
+            continue
+        numbers = itertools.chain(each.numbers, itertools.count(each.numbers[-1] + 1))  # a deeper child has further ones
+        for (number, block, turn), new in zip(each.kept, numbers, strict=False):
+            old = f"{each.path}.{number}."
+            for name in parameters:
+                if name.startswith(old):
+                    called = block.again(name, turn + 1) if block is not None else name
+                    yield called, f"{each.path}.{new}.{name[len(old) :]}"
+
+
 def _places(stack: Stack, chosen: tuple[int, ...]) -> dict[str, str]:
-    """Each of the child's blocks, by its name in a rewritten graph → by its number."""
+    """Each of the child's blocks where a name holds its number otherwise (`layer_3`): by its name in a rewritten graph → by its number."""
     found = {}
     for place, (block, name) in enumerate(zip(chosen, _numbered(stack), strict=False)):
         inside = stack.blocks[block].again(f"{stack.blocks[block].name}.", chosen[:place].count(block) + 1)

@@ -26,7 +26,7 @@ from graphclone import axes as algebra
 from graphclone.axes import Factor
 from graphclone.capture import Trace, at_other_sizes, capture, runs, source_line
 from graphclone.dynamic import Dynamic, resized
-from graphclone.errors import PlanError
+from graphclone.errors import GraphcloneError, PlanError
 from graphclone.execute import execute, fill
 from graphclone.execute.destination import held
 from graphclone.execute.graph import Child, build, check_fits, resize, select
@@ -92,7 +92,7 @@ def verify(
     **Arguments**: `args`, `kwargs`, example inputs of the parent (they are also what the outputs are compared on); `dynamic`, as
     `capture` takes it (None: as the plan says): then all oracles are repeated at other sizes of the inputs.
 
-    **Raises** `CaptureError` where the parent cannot be captured, or does not run on these inputs.
+    **Raises** `CaptureError` where the parent cannot be captured, or one of the two does not run on these inputs.
     """
     dynamic = (plan.inputs.get("dynamic", False) if plan is not None else False) if dynamic is None else dynamic
     trace = capture(parent, args, kwargs, dynamic=dynamic, check=False)  # the first oracle does
@@ -108,6 +108,11 @@ def verify(
         except PlanError:
             check_fits(plan, analyze(trace))  # then the child's graph is not the parent's: it has another head, say
             return [refilled(plan, child, trace)]
+        except GraphcloneError:
+            raise
+        except Exception:
+            runs(child, *inputs)  # if the child is what does not, it is told
+            raise
 
     verdicts = _oracles(parent, trace, inputs, seed) + roads(inputs)
     if trace.open is not None and trace.open.other != trace.open.sizes:

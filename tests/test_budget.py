@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, BertModel, LlamaConfig, LlamaForCausalLM
 
 import graphclone as gc
 from graphclone import sizes
@@ -69,3 +70,19 @@ def test_units_that_are_as_many_as_the_streams_stay_as_many() -> None:
     (pooler,) = {factor.name for factor in pooled.factors if factor.kind == "hidden" and factor.size == 192}
     for option in options(pooled, 500_000):
         assert option.width.get(pooler, 192) == option.width.get("residual", 192)
+
+
+def test_a_stream_that_a_model_gives_is_narrowed_and_what_is_made_of_it() -> None:
+    sizes = dict(vocab_size=97, hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128)
+    with torch.device("meta"):
+        model = BertModel(BertConfig(**sizes)).eval()
+        layout = gc.analyze(gc.capture(model, kwargs={"input_ids": torch.zeros(2, 11, dtype=torch.long)}))
+    half = next(each for each in options(layout, 60_000) if each.shares[0] == 0.5)
+    assert (half.width["residual"], half.width["pooler.dense.output"]) == (32, 32)
+
+
+def test_a_stream_that_a_model_is_given_stays() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 4).eval()
+    layout = gc.analyze(gc.capture(model, (torch.randn(2, 7, 64),)))
+    assert layout["residual"].interface == "input"
+    assert not [each for each in options(layout, 70_000) if "residual" in each.width]

@@ -34,7 +34,7 @@ def run(asked: Asked, wanted: Wanted) -> None:
         verdict = _both_roads(job) if job.overrides and not wanted.set else None
     if written.filled is not None:
         _tell(written.filled, job)
-    for note in written.notes:
+    for note in (*written.notes, *_precision(job)):
         out().print(f"note: {note}", markup=False, soft_wrap=True)
     if verdict is not None:
         settings = " ".join(f"{name}={value}" for name, value in job.overrides.items())
@@ -60,6 +60,11 @@ def _written(folder: Path, job: Job, asked: Asked, wanted: Wanted) -> tuple[Job,
     with working("writing"):
         written = write(folder, job, wanted.pt2, wanted.shard)
     return job, replace(written, notes=(note, *written.notes))
+
+
+def _precision(job: Job) -> list[str]:
+    stored = str(getattr(job.parent.config, "dtype", None)).removeprefix("torch.")
+    return [f"the parent is stored in {stored}, the child in float32"] if stored.endswith("16") else []
 
 
 def _both_roads(job: Job) -> Verdict:

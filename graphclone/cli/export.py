@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -39,10 +40,20 @@ def run(asked: Asked, onnx: Path, wanted: Wanted, parent: str | None, overwrite:
         with working("exporting, and comparing in ONNX Runtime"):
             told = replace(wanted, provenance=_provenance(asked.spec, child, parent))
             done = export_onnx(child.module, child.args, child.kwargs, path, told)
+    if not wanted.past and (further := _further(child)):
+        more = f"its inputs are those of the example; the model's forward can take others too ({', '.join(further)})"
+        done = replace(done, remarks=(*done.remarks, f"{more}: --input {further[0]}=… makes one of it"))
     timed = {"this model": (child, done)}
     if parent is not None:
-        timed["its parent"] = _parent(replace(asked, spec=parent, arg=[], input=[], checkpoint=None), wanted)
+        timed["its parent"] = _parent(replace(asked, spec=parent, arg=[], checkpoint=None), wanted)
     _tell(onnx, done, timed)
+
+
+def _further(child: Parent) -> list[str]:
+    """The tensors that a model's forward takes and the example has not."""
+    parameters = list(inspect.signature(child.module.forward).parameters.values())
+    without = [each for each in parameters[len(child.args) :] if each.name not in child.kwargs]
+    return [each.name for each in without if each.default is None and "Tensor" in str(each.annotation)]
 
 
 def _parent(asked: Asked, wanted: Wanted) -> tuple[Parent, Exported]:

@@ -167,7 +167,7 @@ def _remarked(plan: Plan, before: Plan) -> Plan:
 def asked_for(parent: Parent, overrides: dict[str, object], wanted: Wanted) -> nn.Module | None:
     """A new instance of the child's class; None where nothing names one."""
     if wanted.like is not None:
-        return sources.alike(parent, wanted.like, seed=wanted.seed)
+        return sources.alike(parent, wanted.like, overrides, seed=wanted.seed)
     return sources.destination(parent, overrides, seed=wanted.seed) if overrides else None
 
 

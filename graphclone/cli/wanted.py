@@ -63,8 +63,7 @@ def check(asked: Asked, wanted: Wanted) -> None:
     """**Raises** `SizeError`, `SourceError`, `OutputError`, `UnknownNameError`: what contradicts itself, is not there, or would be written
     over the parent."""
     ways = {
-        "--set": wanted.set,
-        "--like": wanted.like,
+        "--set" if wanted.like is None else "--like": wanted.set or wanted.like,
         " and ".join(["--width"] * bool(wanted.width) + ["--depth"] * bool(wanted.depth)): wanted.width or wanted.depth,
         "--params": wanted.params,
     }
@@ -72,8 +71,8 @@ def check(asked: Asked, wanted: Wanted) -> None:
     if len(given) > 1:
         raise SizeError(
             f"{' and '.join(given)} were given together",
-            because="--set builds the child from the parent's class, and all sizes follow from it; --like takes them from another config; "
-            "--width and --depth say them one by one, and --params chooses them",
+            because="--set builds the child from the parent's class, and all sizes follow from it; --like takes them from another config, "
+            "of which --set may change some; --width and --depth say them one by one, and --params chooses them",
             attempt="one or the other",
         )
     if not given:
@@ -148,8 +147,8 @@ def _size(text: str, option: str) -> Size:
         except ValueError:
             continue
         if isinstance(size, float) and not 0 < size <= 1:
-            raise SizeError(f"cannot read {option} '{text}'", because="a share lies between 0 and 1")
+            raise SizeError(f"cannot read {option} '{text}'", because="a share lies between 0 and 1", attempt="96, or 0.5")
         if size < 1 and isinstance(size, int):
-            raise SizeError(f"cannot read {option} '{text}'", because="at least one is left")
+            raise SizeError(f"cannot read {option} '{text}'", because="at least one is left", attempt="96, or 0.5")
         return size
     raise SizeError(f"cannot read {option} '{text}'", because="a size is a whole number, or a share such as 0.5")

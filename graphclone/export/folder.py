@@ -12,6 +12,9 @@ from pathlib import Path
 
 from graphclone.errors import OutputError
 
+# One of these is in every folder that is written here: of a child, a race, the demo.
+_MARKS = {"config.json", "plan.json", "race.json", "results.json"}
+
 
 @contextlib.contextmanager
 def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
@@ -21,7 +24,8 @@ def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     exception (or Ctrl-C) removes what was written; a killed process leaves nothing but a `.NAME.partial-…` beside it.
 
     Raises:
-        OutputError: `target` exists without `overwrite`, is the current folder or lies above it, or cannot be written.
+        OutputError: `target` exists without `overwrite`, is the current folder or lies above it, holds something but no model or race,
+            or cannot be written.
     """
     with _replacing(target, overwrite, Path.mkdir) as partial:
         yield partial
@@ -70,6 +74,12 @@ def _replacing(target: Path, overwrite: bool, make: Callable[[Path], None]) -> I
         )
     if overwrite and any(place.is_relative_to(target) for place in (Path.cwd(), Path.home())):
         raise OutputError(f"will not overwrite '{target}'", because="the current folder or your home lies in it")
+    if overwrite and (names := _strange(target)):
+        raise OutputError(
+            f"will not overwrite '{target}'",
+            because=f"it is no folder that graphclone writes: '{names[0]}' lies in it",
+            attempt="another name, or removing it first",
+        )
     partial = target.with_name(f".{target.stem}.partial-{secrets.token_hex(4)}{target.suffix}")
     try:  # from here on: Ctrl-C may come as soon as there is something
         try:
@@ -82,6 +92,12 @@ def _replacing(target: Path, overwrite: bool, make: Callable[[Path], None]) -> I
         _move(partial, target, overwrite)
     finally:  # nothing is left here once it has moved
         _remove(partial)
+
+
+def _strange(target: Path) -> list[str]:
+    """What lies in a folder that holds neither a model nor a race; of a link, the link alone is replaced."""
+    names = sorted(path.name for path in target.iterdir()) if target.is_dir() and not target.is_symlink() else []
+    return [] if _MARKS & set(names) else names
 
 
 def _share(partial: Path) -> None:

@@ -178,7 +178,7 @@ def restacked(plan: Plan, layout: Layout, stacks: Mapping[str, tuple[int, ...]])
         chosen = stacks.get(stack.name, tuple(range(len(stack))))
         if why := _parted(layout, stack, chosen):
             raise SizeError(f"'{stack.name}' cannot be made of its blocks {list(chosen)}", because=why, attempt="its own depth")
-        if chosen != tuple(range(len(stack))) and (others := left_out(stack, layout.trace.parameters)):
+        if chosen != tuple(range(len(stack))) and (others := left_out(stack, layout.blocks, layout.trace.parameters)):
             told = f"{', '.join(others)} {'computes' if len(others) == 1 else 'compute'} otherwise than the blocks of '{stack.name}'"
             plan = plan.remark(f"{told}: the child has {'it' if len(others) == 1 else 'each of them'}")
         for index, block in enumerate(stack.blocks):

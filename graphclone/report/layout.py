@@ -148,7 +148,7 @@ def layout_data(layout: Layout) -> dict[str, Any]:
                 "kind": factor.kind,
                 "size": factor.size,
                 "frozen": None if factor.frozen is None else str(factor.frozen),
-                "interface": factor.interface,
+                "interface": bool(factor.interface),
                 "slots": [[name, dim] for name, dim in factor.slots],
             }
             for factor in layout.factors

@@ -64,9 +64,10 @@ def load(request: Request) -> Parent:
         with quiet():
             return _another(module, resized(config, overrides, layers))
 
-    def like(path: Path) -> nn.Module:
+    def like(path: Path, overrides: Mapping[str, object]) -> nn.Module:
+        other, name = _other(path, config)
         with quiet():
-            return _another(module, *_other(path, config))
+            return _another(module, resized(other, overrides) if overrides else other, name)
 
     return Parent(
         module, request.spec, kwargs=example_inputs(module), config=config, build=build, fields=sizes(config), like=like

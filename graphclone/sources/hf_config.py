@@ -125,7 +125,8 @@ def _follow(config: PreTrainedConfig, given: dict[str, Any], changed: Mapping[st
             per_layer = len(after) != len(before) == len(value)
             told = [chosen for depth, chosen in layers if (depth, len(chosen)) == (len(value), len(after))]
             if per_layer and (told or list(value) != list(before)):
-                kept[name] = [value[index] for index in (told or [_middle(len(value), len(after))])[0]]
+                chosen = (told or [_middle(len(value), len(after))])[0]
+                kept[name] = list(range(len(after))) if _numbers(value) else [value[index] for index in chosen]
             elif list(value) == list(before):
                 del kept[name]
         elif value == before != after and after in copied:
@@ -134,12 +135,27 @@ def _follow(config: PreTrainedConfig, given: dict[str, Any], changed: Mapping[st
 
 
 def _derived(config: PreTrainedConfig, given: Mapping[str, Any], changed: Mapping[str, object], name: str) -> Any:
-    """What the class makes of a field that nobody sets; None where it cannot do without."""
-    rest = {key: copy.deepcopy(value) for key, value in (dict(given) | dict(changed)).items() if key != name}
-    try:
-        return getattr(type(config)(**rest), name, None)
-    except Exception:  # whatever a config class raises: it needs this field
-        return None
+    """What the class makes of a field that nobody sets; None where it cannot do without.
+
+    Several lists may have an entry per layer, and a class refuses those of another depth: then all as long as this one are left out.
+    """
+    rest = {key: value for key, value in (dict(given) | dict(changed)).items() if key != name}
+    others = {key: value for key, value in rest.items() if key in changed or not _as_long(value, given[name])}
+    for fields in [rest] + [others] * (len(others) < len(rest)):
+        try:
+            return getattr(type(config)(**copy.deepcopy(fields)), name, None)
+        except Exception:  # whatever a config class raises: it needs this field
+            continue
+    return None
+
+
+def _numbers(value: Sequence[object]) -> bool:
+    """Whether a list says of each layer its number, as one does of which layers have experts where all have."""
+    return list(value) == list(range(len(value)))
+
+
+def _as_long(value: object, other: object) -> bool:
+    return isinstance(value, (list, tuple)) and isinstance(other, (list, tuple)) and len(value) == len(other)
 
 
 def _middle(old: int, new: int) -> Sequence[int]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -12,6 +15,7 @@ from torch.export import ExportedProgram
 
 from graphclone.errors import DestinationError, GraphcloneError
 from graphclone.sources.literals import literals
+from graphclone.sources.words import nearest
 
 # For each list of layers: how many the parent has, and which of them the child is made of, in order.
 Layers = Sequence[tuple[int, Sequence[int]]]
@@ -39,7 +43,7 @@ class Parent:
     build: Build | None = None
     untrained: Mapping[str, object] = field(default_factory=dict)
     fields: Mapping[str, object] = field(default_factory=dict)
-    like: Callable[[Path], nn.Module] | None = None
+    like: Callable[[Path, Mapping[str, object]], nn.Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,9 @@ def destination(parent: Parent, overrides: Mapping[str, object], *, layers: Laye
     return _fresh(parent, lambda: build(values, layers), settings or "its own settings", seed)
 
 
-def alike(parent: Parent, config: Path, *, seed: int = 0) -> nn.Module:
-    """A model of the parent's kind with all the settings of another one: `config` is its folder or its config file. As `destination`.
+def alike(parent: Parent, config: Path, overrides: Mapping[str, object] = MappingProxyType({}), *, seed: int = 0) -> nn.Module:
+    """A model of the parent's kind with all the settings of another one: `config` is its folder or its config file, of which
+    `overrides` are changed. As `destination`.
 
     Raises:
         DestinationError: this parent has no config, the file is of another kind of model, or the class refuses it.
@@ -87,8 +92,8 @@ def alike(parent: Parent, config: Path, *, seed: int = 0) -> nn.Module:
             because=f"'{parent.spec}' has no config that another one could take the place of",
             attempt="a Hugging Face folder as parent, or --set for a factory's arguments",
         )
-    like = parent.like
-    return _fresh(parent, lambda: like(config), f"the config of '{config}'", seed)
+    like, values = parent.like, literals(overrides)
+    return _fresh(parent, lambda: like(config, values), f"the config of '{config}'", seed)
 
 
 def _fresh(parent: Parent, build: Callable[[], nn.Module], settings: str, seed: int) -> nn.Module:
@@ -99,10 +104,13 @@ def _fresh(parent: Parent, build: Callable[[], nn.Module], settings: str, seed: 
         except GraphcloneError:
             raise
         except Exception as error:
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             raise DestinationError(
                 f"cannot build {type(parent.module).__name__} with {settings}",
                 because=f"it raised {type(error).__name__}: {error}",
-                attempt="values that belong together (heads that divide the width, a length for each stage)",
+                attempt=nearest(unknown[1], inspect.signature(type(parent.module)).parameters)
+                if unknown is not None
+                else "values that belong together (heads that divide the width, a length for each stage)",
             ) from error
 
 

@@ -103,6 +103,14 @@ def test_all_sizes_may_come_from_another_models_config(run: Run, tmp_path: Path)
     assert "of type 'llama', the parent 'vit'" in run("clone", PARENT, "--like", "small", "-o", "other").err
 
 
+def test_of_another_models_sizes_some_may_be_set(run: Run, tmp_path: Path) -> None:
+    LlamaForCausalLM(AutoConfig.from_pretrained(LLAMA, hidden_size=96, num_hidden_layers=4)).save_pretrained(tmp_path / "small")
+    done = run("clone", LLAMA, "--like", "small", "--set", "intermediate_size=128", "-o", "child")
+    assert done.status == 0, done.err
+    config = AutoModelForCausalLM.from_pretrained(tmp_path / "child").config
+    assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (96, 4, 128)
+
+
 def test_a_head_that_the_parent_has_not_is_as_its_class_initialises_it(run: Run, tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(LLAMA, hidden_size=96, num_hidden_layers=4, num_labels=3, pad_token_id=0)
     LlamaForSequenceClassification(config).save_pretrained(tmp_path / "labels")
@@ -216,19 +224,31 @@ def test_a_dynamic_graph_takes_other_sizes_and_is_verified_and_exported_with_the
 
 
 def test_an_export_says_what_it_is_and_is_timed_beside_its_parent(run: Run, tmp_path: Path) -> None:
-    assert run("clone", LLAMA, *HALF, "--graph", "-o", "child").status == 0
+    assert run("clone", LLAMA, *HALF, "--dynamic", "-o", "child").status == 0
     words = ["export", "child", "--onnx", "child.onnx", "--int8", "--opset", "19", "--bench", "--parent", LLAMA]
+    words += ["--input", "input_ids=int64[3,13]:0..256"]
     exported = run(*words)
     assert exported.status == 0, exported.err
     assert "of its weights are int8" in exported.out
     assert exported.out.count("PyTorch ") == exported.out.count("ONNX Runtime ") == 3
     assert "its parent" in exported.out
+    assert all("3×13" in line for line in exported.out.splitlines() if " ms " in line), "both are timed on the same inputs"
     model = onnx.load(tmp_path / "child.onnx")
     told = {each.key: each.value for each in model.metadata_props}
     assert told["graphclone_parent"] == "byte-llama"
     assert "residual: 192 → 96" in told["graphclone_plan"]
     written = (tmp_path / "child.onnx").read_bytes()
     assert not any(str(path).encode() in written for path in (ROOT, tmp_path))
+
+
+def test_inputs_that_a_child_does_not_take_are_told_and_those_that_it_could(run: Run, tmp_path: Path) -> None:
+    assert run("clone", LLAMA, *HALF, "--graph", "-o", "child").status == 0
+    other = ["--input", "input_ids=int64[3,13]:0..256"]
+    for words in (["export", "child", "--onnx", "child.onnx", *other], ["verify", "child", "--parent", LLAMA, *other]):
+        done = run(*words)
+        assert done.status == 2
+        assert "does not run on the example inputs: 'input_ids' is [3, 13], and has to be [2, 11]" in done.err
+    assert "the model's forward can take others too (attention_mask, " in run("export", LLAMA, "--onnx", "llama.onnx").out
 
 
 def test_an_export_with_a_past_is_decoded_step_by_step(run: Run, tmp_path: Path) -> None:
@@ -460,15 +480,21 @@ def test_an_existing_output_folder_is_left_alone(run: Run, tmp_path: Path) -> No
     assert done.status == 2
     assert "it exists already" in done.err
     assert (tmp_path / "child" / "mine.txt").read_text() == "mine"
+    refused = run("clone", PARENT, "--depth", "2", "-o", "child", "--overwrite")
+    assert "it is no folder that graphclone writes: 'mine.txt' lies in it" in refused.err
+    assert (tmp_path / "child" / "mine.txt").read_text() == "mine"
+    (tmp_path / "child" / "plan.json").write_text("{}")
     assert run("clone", PARENT, "--depth", "2", "-o", "child", "--overwrite").status == 0
     assert not (tmp_path / "child" / "mine.txt").exists()
 
 
 def test_a_failure_with_overwrite_keeps_what_was_there(run: Run, tmp_path: Path) -> None:
     (tmp_path / "child").mkdir()
-    (tmp_path / "child" / "mine.txt").write_text("mine")
-    assert run("clone", PARENT, "--width", "residual=970", "-o", "child", "--overwrite").status == 2
-    assert [path.name for path in tmp_path.rglob("*")] == ["child", "mine.txt"]
+    (tmp_path / "child" / "plan.json").write_text("of an older child")
+    done = run("clone", PARENT, "--width", "residual=970", "-o", "child", "--overwrite")
+    assert done.status == 2
+    assert "cannot keep 970 of them" in done.err
+    assert [path.name for path in tmp_path.rglob("*")] == ["child", "plan.json"]
 
 
 @pytest.mark.parametrize("place", [PARENT, PARENT / "child", PARENT.parent])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
 
 import graphclone as gc
 from graphclone.export import source
@@ -52,3 +52,19 @@ def test_data_that_chooses_the_blocks_chooses_their_types(run: Run, gemma: Path,
     child = AutoModelForCausalLM.from_pretrained(tmp_path / "child")
     assert child.config.layer_types == [FULL if block % 2 else SLIDING for block in kept]
     assert run("verify", "child", "--parent", gemma).status == 0
+
+
+def test_blocks_of_two_stacks_are_numbered_through_where_they_are_modules_of_one_list(run: Run, tmp_path: Path) -> None:
+    """Three layers without experts, then three with: of each the middle one goes."""
+    sizes = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=6, moe_intermediate_size=24, head_dim=12)
+    experts = dict(n_routed_experts=4, num_experts_per_tok=2, n_group=1, topk_group=1, first_k_dense_replace=3)
+    config = Glm4MoeConfig(**sizes, **experts, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
+    Glm4MoeForCausalLM(config).save_pretrained(tmp_path / "parent")
+    done = run("clone", "parent", "--depth", "0.5", "-o", "child")
+    assert done.status == 0, done.err
+    assert "num_hidden_layers=4 first_k_dense_replace=2" in done.out
+    assert "compute otherwise than the blocks" not in done.out, "no layer is outside of all stacks"
+    parent, child = (AutoModelForCausalLM.from_pretrained(tmp_path / name).model.layers for name in ("parent", "child"))
+    for layer, of in zip(child, (0, 2, 3, 5), strict=True):
+        assert torch.equal(layer.self_attn.q_proj.weight, parent[of].self_attn.q_proj.weight)
+    assert run("verify", "child", "--parent", "parent").status == 0

@@ -85,6 +85,21 @@ def test_torchvisions_class_loads_it(run: Run, tmp_path: Path) -> None:
     assert agrees(tmp_path / "child", parent, child, torch.randn(2, 3, 64, 64))
 
 
+def test_the_sizes_that_torchvision_gives_its_class_itself_can_be_set(run: Run, tmp_path: Path) -> None:
+    sizes = dict(num_layers=4, num_heads=6, hidden_dim=48, mlp_dim=96, image_size=32, num_classes=5)
+    smaller = dict(num_layers=2, num_heads=3, hidden_dim=24)
+    parent = shaken(models.VisionTransformer(patch_size=16, **sizes))
+    save_state(parent.state_dict(), tmp_path / "parent.safetensors")
+    asked = ["--checkpoint", "parent.safetensors", *words("--arg", sizes), *words("--set", smaller)]
+    done = run("clone", "torchvision:vit_b_16", *asked, "-o", "child")
+    assert done.status == 0, done.err
+    child = models.VisionTransformer(patch_size=16, **sizes | smaller)
+    load_model(child, tmp_path / "child" / "model.safetensors")
+    assert agrees(tmp_path / "child", parent, child, torch.randn(2, 3, 32, 32))
+    told = run("clone", "torchvision:vit_b_16", *asked, "--set", "hiden_dim=24", "-o", "other").err
+    assert "did you mean 'hidden_dim'" in told
+
+
 GEMMA2 = Gemma2Config(
     vocab_size=61, hidden_size=48, intermediate_size=80, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=2,
     head_dim=12, sliding_window=8,

@@ -87,6 +87,16 @@ def test_a_folder_that_appears_meanwhile_is_not_touched(tmp_path: Path) -> None:
     assert names(tmp_path) == ["child"]
 
 
+def test_a_folder_of_other_things_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years")
+    with (
+        pytest.raises(OutputError, match="no folder that graphclone writes: 'thesis"),
+        new_folder(tmp_path, True),
+    ):
+        pytest.fail("nothing is worked out for an output that cannot be written")
+    assert names(tmp_path) == ["thesis.txt"]
+
+
 def test_a_link_is_replaced_and_what_it_points_to_is_kept(old: Path) -> None:
     link = old.parent / "link"
     link.symlink_to(old)

@@ -8,10 +8,12 @@ from transformers import (
     Gemma2Config,
     GPT2Config,
     GPTNeoConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MambaConfig,
     PreTrainedConfig,
     Qwen3Config,
+    SmolLM3Config,
     SwinConfig,
     T5Config,
     ViTConfig,
@@ -81,6 +83,18 @@ def test_the_plan_decides_which_layers_a_list_keeps() -> None:
 
 def test_a_deeper_config_repeats_the_entries_of_a_list() -> None:
     assert resized(QWEN3, {"num_hidden_layers": 8}).layer_types == [F, F, S, F, F, F, F, S]
+
+
+def test_several_lists_that_a_class_checks_against_its_depth_follow_it_together() -> None:
+    moe = Llama4TextConfig(num_hidden_layers=8, interleave_moe_layer_step=1, vocab_size=97)
+    assert (len(moe.layer_types), moe.moe_layers) == (8, list(range(8)))
+    child = resized(moe, {"num_hidden_layers": 4}, layers=[(8, [0, 1, 6, 7])])
+    assert child.layer_types == [moe.layer_types[layer] for layer in (0, 1, 6, 7)]
+    assert child.no_rope_layers == [moe.no_rope_layers[layer] for layer in (0, 1, 6, 7)]
+    assert child.moe_layers == [0, 1, 2, 3], "the numbers of layers, not something of each"
+    assert resized(moe, {"num_hidden_layers": 4}).layer_types == Llama4TextConfig(num_hidden_layers=4).layer_types
+    written = SmolLM3Config(num_hidden_layers=6, no_rope_layers=[1, 1, 0, 1, 0, 1], vocab_size=97, pad_token_id=0)
+    assert resized(written, {"num_hidden_layers": 3}, layers=[(6, [0, 2, 4])]).no_rope_layers == [1, 0, 0]
 
 
 def test_layers_of_another_list_say_nothing_of_this_one() -> None:

@@ -15,7 +15,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from graphclone.errors import OutputError
+from graphclone.capture import runs
+from graphclone.errors import GraphcloneError, OutputError
 from graphclone.export.onnx import opened as axes
 from graphclone.export.onnx.bench import Latency, latencies
 from graphclone.export.onnx.compared import DOUBTFUL, TOLERANCES, Difference, Disagreement, compare, fed, session
@@ -92,12 +93,20 @@ def export_onnx(
     Raises:
         OutputError: the model cannot be exported (in that opset, with a past), or the outputs differ by more than the precision
             explains.
+        CaptureError: it does not run on these inputs.
     """
     wanted = wanted or Wanted()
     copied = copy.deepcopy(module).requires_grad_(False)
     if wanted.past:
         return _with_past(copied, kwargs, path, wanted)
-    return _freest(Plain(copied, args, kwargs), type(module).__name__, path, wanted, _FREEDOMS, _at_trials)
+    try:
+        plain = Plain(copied, args, kwargs)
+    except GraphcloneError:
+        raise
+    except Exception:
+        runs(copied, args, kwargs)
+        raise
+    return _freest(plain, type(module).__name__, path, wanted, _FREEDOMS, _at_trials)
 
 
 def _with_past(module: nn.Module, kwargs: Mapping[str, object], path: Path, wanted: Wanted) -> Exported:

@@ -134,14 +134,15 @@ def refused(module: Any) -> str:
         OutputError: it generates no text.
     """
     what = f"cannot export {type(module).__name__} with its past"
-    if not callable(getattr(module, "can_generate", None)) or not module.can_generate():
-        graph = isinstance(module, torch.fx.GraphModule)
+    generates = getattr(module, "can_generate", None)
+    if not callable(generates):
         raise OutputError(
             what,
-            because="a graph has no cache any more" if graph else "it generates no text",
-            attempt="without --with-past"
-            + ("; or a child of the parent's own class, as clone makes with --set" if graph else ""),
+            because="only a text generator of transformers has a cache: a rewritten graph, or a module of another kind, has none",
+            attempt="without --with-past; or a child of the parent's own class, as clone makes with --set",
         )
+    if not generates():
+        raise OutputError(what, because="it generates no text", attempt="without --with-past")
     return what
 
 

@@ -87,12 +87,9 @@ def numbered(names: Iterable[str]) -> dict[str, set[str]]:
 
 def left_out(stack: Stack, stacks: Iterable[Stack], parameters: Iterable[str]) -> list[str]:
     """The numbered modules beside those of a stack that are in no block of any."""
-    inside = _numbers_in([stack], stack.name)
-    return (
-        sorted(f"{stack.name}.{each}" for each in numbered(parameters)[stack.name] - _numbers_in(stacks, stack.name))
-        if inside
-        else []
-    )
+    if not _numbers_in([stack], stack.name):
+        return []
+    return sorted(f"{stack.name}.{each}" for each in numbered(parameters)[stack.name] - _numbers_in(stacks, stack.name))
 
 
 def _numbers_in(stacks: Iterable[Stack], path: str) -> set[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,9 +71,10 @@ class _List:
 
 
 def _lists(plan: Plan, layout: Layout) -> Iterator[_List]:
+    blocks_of = [[numbered(name for *_, name in block.uses) for block in stack.blocks] for stack in layout.blocks]
     for path, names in numbered(layout.parameters).items():
         numbers = set(map(int, names))
-        inside = [[_of(block, path) for block in stack.blocks] for stack in layout.blocks]
+        inside = [[set(map(int, found.get(path, ()))) for found in blocks] for blocks in blocks_of]
         held = [number for blocks in inside for block in blocks for number in block]
         order: list[tuple[int, int, int, Block | None]] = [(number, 0, number, None) for number in numbers - set(held)]
         for stack, blocks in zip(layout.blocks, inside, strict=True):
@@ -85,24 +87,22 @@ def _lists(plan: Plan, layout: Layout) -> Iterator[_List]:
         yield _List(path, sorted(numbers), kept, several and len(held) == len(set(held)))
 
 
-def _of(block: Block, path: str) -> set[int]:
-    """The numbers of a list's modules that a block is made of."""
-    return {int(number) for number in numbered(name for *_, name in block.uses).get(path, ())}
-
-
 def _renamed(plan: Plan, layout: Layout) -> Iterator[tuple[str, str]]:
     """The tensors of the child's blocks, and of what stands between them in the same lists: name in a rewritten graph, name by number."""
     parameters = [*layout.parameters, *plan.aliases]
     for each in _lists(plan, layout):
         if not each.apart:
             continue
+        inside = defaultdict[str, list[str]](list)
+        for name in parameters:
+            if name.startswith(f"{each.path}."):
+                number, _, rest = name[len(each.path) + 1 :].partition(".")
+                inside[number].append(rest)
         numbers = itertools.chain(each.numbers, itertools.count(each.numbers[-1] + 1))  # a deeper child has further ones
-        for (number, block, turn), new in zip(each.kept, numbers, strict=False):
-            old = f"{each.path}.{number}."
-            for name in parameters:
-                if name.startswith(old):
-                    called = block.again(name, turn + 1) if block is not None else name
-                    yield called, f"{each.path}.{new}.{name[len(old) :]}"
+        for (old, block, turn), new in zip(each.kept, numbers, strict=False):
+            for rest in inside[str(old)]:
+                name = f"{each.path}.{old}.{rest}"
+                yield block.again(name, turn + 1) if block is not None else name, f"{each.path}.{new}.{rest}"
 
 
 def _places(stack: Stack, chosen: tuple[int, ...]) -> dict[str, str]:

@@ -42,7 +42,7 @@ def run(asked: Asked, onnx: Path, wanted: Wanted, parent: str | None, overwrite:
             done = export_onnx(child.module, child.args, child.kwargs, path, told)
     if not wanted.past and (further := _further(child)):
         more = f"its inputs are those of the example; the model's forward can take others too ({', '.join(further)})"
-        done = replace(done, remarks=(*done.remarks, f"{more}: --input {further[0]}=… makes one of it"))
+        done = replace(done, remarks=(*done.remarks, f"{more}: --input {further[0]}=… adds it"))
     timed = {"this model": (child, done)}
     if parent is not None:
         timed["its parent"] = _parent(replace(asked, spec=parent, arg=[], checkpoint=None), wanted)

@@ -65,8 +65,8 @@ def load(request: Request) -> Parent:
             return _another(module, resized(config, overrides, layers))
 
     def like(path: Path, overrides: Mapping[str, object]) -> nn.Module:
-        other, name = _other(path, config)
         with quiet():
+            other, name = _other(path, config)
             return _another(module, resized(other, overrides) if overrides else other, name)
 
     return Parent(

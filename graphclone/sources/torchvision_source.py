@@ -45,7 +45,7 @@ def load(request: Request) -> Parent:
     return replace(parent, args=(torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)),))
 
 
-def _made(builder: Callable[..., Any], **arguments: object) -> object:
+def _made(builder: Callable[..., Any], **arguments: object) -> Any:
     """`builder(**arguments)`, also of arguments that the builder gives its class itself, as most sizes are: the class gets them instead."""
     of_class: dict[str, object] = {}
     while True:
@@ -60,6 +60,12 @@ def _made(builder: Callable[..., Any], **arguments: object) -> object:
             break
     if not of_class:
         return made
+    if trained := [name for name, value in arguments.items() if value and name.startswith(("weights", "pretrained"))]:
+        raise SourceError(
+            f"cannot give {type(made).__name__} {', '.join(of_class)} and {trained[0]}",
+            because="these weights are of the sizes that torchvision gives it",
+            attempt="one or the other; or --checkpoint, for weights of such sizes",
+        )
     with _called(type(made)) as calls:
         builder(**arguments)
     call = calls[0]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torchvision.models import VisionTransformer
 
 from graphclone.errors import SourceError
 from graphclone.export.pytorch import save_state
 from graphclone.sources import destination, load
+from graphclone.sources.torchvision_source import _made
 
 TIMM, TORCHVISION = "timm:vit_tiny_patch16_224", "torchvision:mobilenet_v2"
 SMALL = {
@@ -66,3 +69,12 @@ def test_an_argument_that_the_model_does_not_take(spec: str) -> None:
 def test_timm_says_what_size_of_image_it_takes() -> None:
     arguments = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8), "in_chans": 1}
     assert tuple(load("timm:convnext_atto", args=arguments).args[0].shape) == (2, 1, 224, 224)
+
+
+def test_weights_are_of_the_sizes_that_torchvision_gives_its_class() -> None:
+    def builder(weights: object = None, **rest: Any) -> VisionTransformer:
+        return VisionTransformer(image_size=32, patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8, **rest)
+
+    assert len(_made(builder, num_layers=3, weights=None).encoder.layers) == 3
+    with pytest.raises(SourceError, match="cannot give VisionTransformer num_layers and weights"):
+        _made(builder, num_layers=3, weights="DEFAULT")

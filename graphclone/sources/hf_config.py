@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -17,6 +18,8 @@ from graphclone.sources.words import listed, nearest
 # Bookkeeping that transformers writes by itself; nobody sets it.
 _NOT_FIELDS = {"transformers_version", "architectures", "dtype", "output_hidden_states", "return_dict", "chunk_size_feed_forward"}
 
+_ABSENT = object()
+
 
 def resized(config: PreTrainedConfig, overrides: Mapping[str, object], layers: Layers = ()) -> PreTrainedConfig:
     """A copy of `config` with some fields changed, made anew by its class. `text_config.hidden_size` reaches inside.
@@ -27,6 +30,7 @@ def resized(config: PreTrainedConfig, overrides: Mapping[str, object], layers: L
     - a list with one entry per layer: the entries of the layers that are kept. Where `layers` says nothing of as many, one
       that the class fills in by itself (`layer_types` by a pattern) is filled in anew, and of one that was written out
       the first and last entries are kept, as when the middle layers are dropped;
+    - values of single layers (`per_layer_config`): those of the layers that are kept, unless the class works them out;
     - any other list that the class fills in: it is filled in anew;
     - a copy that the class makes of a changed field (`num_key_value_heads` of `num_attention_heads`).
 
@@ -44,14 +48,15 @@ def resized(config: PreTrainedConfig, overrides: Mapping[str, object], layers: L
             nested.setdefault(outer, {})[inner] = value
         else:
             flat[_settable(config, name)] = value
-    given = {name: copy.deepcopy(getattr(config, name)) for name in _fields(config)}
+    given = {name: copy.deepcopy(_read(config, name)) for name in _fields(config)}
     if "num_labels" in flat:  # it is stored as the labels' names
         given = {name: value for name, value in given.items() if name not in ("id2label", "label2id")}
     given |= {outer: resized(getattr(config, outer), inner, layers) for outer, inner in nested.items()}
     try:
         given |= _stated_beside_fields(config, given)
+        own = _of_layers(config, given, flat, layers)
         given = _follow(config, given, flat, layers)
-        return kind(**(given | flat))
+        return kind(**(given | flat | own))
     except DestinationError:
         raise
     except Exception as error:
@@ -67,7 +72,28 @@ def _fields(config: PreTrainedConfig) -> list[str]:
     parameters = inspect.signature(type(config)).parameters.values()
     own = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     inherited = [each.name for each in dataclasses.fields(type(config)) if each.init]
-    return [name for name in dict.fromkeys([*own, *inherited]) if hasattr(config, name)]
+    return [name for name in dict.fromkeys([*own, *inherited]) if _read(config, name, _ABSENT) is not _ABSENT]
+
+
+def _read(config: PreTrainedConfig, name: str, *default: object) -> Any:
+    """A field as it is for all layers: where layers have values of their own, a config refuses to tell."""
+    read = getattr(config, "_getattr_without_heterogeneous_validation", partial(getattr, config))
+    return read(name, *default)
+
+
+def _of_layers(
+    config: PreTrainedConfig, given: Mapping[str, Any], changed: Mapping[str, object], layers: Layers
+) -> dict[str, Any]:
+    """Values that some layers have of their own, for the layers that are kept; nothing where the class comes to them by itself."""
+    stated: Mapping[str, Any] = config.to_dict().get("per_layer_config") or {}
+    if not stated or type(config)(**given).to_dict().get("per_layer_config") == stated:
+        return {}
+    name = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    old = _read(config, name)
+    new: Any = changed.get(name, old)
+    kept = next((chosen for depth, chosen in layers if (depth, len(chosen)) == (old, new)), _middle(old, new))
+    found = {int(layer): each for layer, each in stated.items()}
+    return {"per_layer_config": {place: found[layer] for place, layer in enumerate(kept) if layer in found}}
 
 
 def sizes(config: PreTrainedConfig) -> dict[str, object]:
@@ -75,7 +101,7 @@ def sizes(config: PreTrainedConfig) -> dict[str, object]:
     what is not set."""
     found: dict[str, object] = {}
     for name in _fields(config):
-        value = getattr(config, name)
+        value = _read(config, name)
         if isinstance(value, PreTrainedConfig):
             found |= {f"{name}.{inner}": each for inner, each in sizes(value).items()}
         elif name not in _NOT_FIELDS and not isinstance(value, (bool, str, dict)):
@@ -90,10 +116,10 @@ def _settable(config: PreTrainedConfig, name: str) -> str:
     if field in fields or field == "num_labels":
         return field
     public = [each for each in (*fields, *type(config).attribute_map) if not each.startswith("_") and each not in _NOT_FIELDS]
-    inner = [each for each in public if isinstance(getattr(config, each, None), PreTrainedConfig)]
+    inner = [each for each in public if isinstance(_read(config, each, None), PreTrainedConfig)]
     public += [f"{outer}.{each}" for outer in inner for each in _fields(getattr(config, outer)) if each not in _NOT_FIELDS]
-    sizes = [each for each in public if type(getattr(config, each, None)) is int]
-    derived = hasattr(config, name)
+    sizes = [each for each in public if type(_read(config, each, None)) is int]
+    derived = _read(config, name, _ABSENT) is not _ABSENT
     raise DestinationError(
         f"cannot set '{name}'",
         because=f"{type(config).__name__} derives it from other fields"
@@ -107,8 +133,7 @@ def _stated_beside_fields(config: PreTrainedConfig, given: Mapping[str, Any]) ->
     """Attributes beside the fields that the class does not come to by itself: someone has set them, so they are kept."""
     fresh = type(config)(**given)
     beside = [name for name in vars(config) if not name.startswith("_") and name not in given]
-    absent = object()
-    return {name: copy.deepcopy(value) for name in beside if (value := getattr(config, name)) != getattr(fresh, name, absent)}
+    return {name: copy.deepcopy(value) for name in beside if (value := _read(config, name)) != _read(fresh, name, _ABSENT)}
 
 
 def _follow(config: PreTrainedConfig, given: dict[str, Any], changed: Mapping[str, object], layers: Layers) -> dict[str, Any]:
@@ -143,7 +168,7 @@ def _derived(config: PreTrainedConfig, given: Mapping[str, Any], changed: Mappin
     others = {key: value for key, value in rest.items() if key in changed or not _as_long(value, given[name])}
     for fields in [rest] + [others] * (len(others) < len(rest)):
         try:
-            return getattr(type(config)(**copy.deepcopy(fields)), name, None)
+            return _read(type(config)(**copy.deepcopy(fields)), name, None)
         except Exception:  # whatever a config class raises: it needs this field
             continue
     return None

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
+)
 
 import graphclone as gc
 from graphclone.export import source
@@ -67,4 +75,19 @@ def test_blocks_of_two_stacks_are_numbered_through_where_they_are_modules_of_one
     parent, child = (AutoModelForCausalLM.from_pretrained(tmp_path / name).model.layers for name in ("parent", "child"))
     for layer, of in zip(child, (0, 2, 3, 5), strict=True):
         assert torch.equal(layer.self_attn.q_proj.weight, parent[of].self_attn.q_proj.weight)
+    assert run("verify", "child", "--parent", "parent").status == 0
+
+
+def test_layers_whose_heads_have_another_size_keep_it(run: Run, tmp_path: Path) -> None:
+    kinds = [SLIDING, FULL, SLIDING, SLIDING, FULL, FULL]
+    heads = dict(num_attention_heads=4, num_key_value_heads=2, head_dim=12, global_head_dim=16, sliding_window=4)
+    sizes = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=6, max_position_embeddings=64)
+    config = Gemma4TextConfig(**sizes, **heads, layer_types=kinds, hidden_size_per_layer_input=0, pad_token_id=0)
+    Gemma4ForCausalLM(config).save_pretrained(tmp_path / "parent")
+    done = run("clone", "parent", "--depth", "4", "--width", "*.mlp.hidden=0.5", "-o", "child")
+    assert done.status == 0, done.err
+    assert "num_hidden_layers=4 intermediate_size=40" in done.out
+    child = AutoModelForCausalLM.from_pretrained(tmp_path / "child")
+    assert gc.Plan.load(tmp_path / "child" / "plan.json").stacks["model.layers"] == (0, 1, 4, 5)
+    assert [each.head_dim for each in child.config.per_layer_config] == [12, 16, 16, 16]
     assert run("verify", "child", "--parent", "parent").status == 0

@@ -6,6 +6,7 @@ import pytest
 from transformers import (
     CLIPConfig,
     Gemma2Config,
+    Gemma4TextConfig,
     GPT2Config,
     GPTNeoConfig,
     Llama4TextConfig,
@@ -95,6 +96,17 @@ def test_several_lists_that_a_class_checks_against_its_depth_follow_it_together(
     assert resized(moe, {"num_hidden_layers": 4}).layer_types == Llama4TextConfig(num_hidden_layers=4).layer_types
     written = SmolLM3Config(num_hidden_layers=6, no_rope_layers=[1, 1, 0, 1, 0, 1], vocab_size=97, pad_token_id=0)
     assert resized(written, {"num_hidden_layers": 3}, layers=[(6, [0, 2, 4])]).no_rope_layers == [1, 0, 0]
+
+
+def test_values_that_single_layers_have_follow_them() -> None:
+    kinds = [S, F, S, S, F, F]
+    config = Gemma4TextConfig(num_hidden_layers=6, layer_types=kinds, head_dim=12, global_head_dim=16, vocab_size=97)
+    own = {str(layer): {"head_dim": 16} for layer in (1, 4, 5)}
+    assert config.to_dict()["per_layer_config"] == own, "its class forgets `global_head_dim`, and by itself would say 512"
+    assert differing(config, resized(config, {})) == {}
+    child = resized(config, {"num_hidden_layers": 4}, layers=[(6, [0, 2, 3, 5])])
+    assert [each.head_dim for each in child.per_layer_config] == [12, 12, 12, 16]
+    assert [each.head_dim for each in resized(config, {"hidden_size": 96}).per_layer_config] == [12, 16, 12, 12, 16, 16]
 
 
 def test_layers_of_another_list_say_nothing_of_this_one() -> None:

@@ -37,7 +37,10 @@ def example_inputs(module: PreTrainedModel) -> dict[str, object]:
 
 def _make(module: PreTrainedModel, names: Iterable[str], accepted: list[str]) -> dict[str, object]:
     generator = torch.Generator().manual_seed(0)
-    made = {name: _TENSORS[name](module, generator) for name in names if name in _TENSORS}
+    try:
+        made = {name: _TENSORS[name](module, generator) for name in names if name in _TENSORS}
+    except LookupError:  # tokens, and no vocabulary: whoever has such a model knows its inputs
+        return {}
     if made and module.config.is_encoder_decoder and "decoder_input_ids" in accepted:
         made["decoder_input_ids"] = _tokens(module, generator, TARGET)
     return {name: made[name] for name in accepted if name in made}
@@ -65,6 +68,8 @@ def _tokens(module: PreTrainedModel, generator: torch.Generator, length: int) ->
     with contextlib.suppress(NotImplementedError):  # a model of two towers has no one table
         embedding = module.get_input_embeddings()
     size = getattr(embedding, "num_embeddings", None) or _setting(module.config, "vocab_size")
+    if size is None:
+        raise LookupError("there is no table of tokens")
     special = [_setting(module.config, name) for name in ("pad_token_id", "eos_token_id", "bos_token_id")]
     allowed = torch.ones(size)
     allowed[[each for value in special if value is not None for each in _flat(value) if 0 <= each < size]] = 0

@@ -43,7 +43,7 @@ def test_a_fused_projection_prints_as_it_is_built() -> None:
 def test_the_residual_stream_is_one_factor_named_residual() -> None:
     layout = subject("hf/llama").layout
     residual = layout["residual"]
-    assert (residual.kind, residual.size, residual.frozen, residual.interface) == ("residual", 48, None, False)
+    assert (residual.kind, residual.size, residual.frozen, residual.interface) == ("residual", 48, None, "")
     assert ("model.embed_tokens.weight", 1) in residual.slots
     assert ("lm_head.weight", 1) in residual.slots
     assert ("model.layers.3.mlp.down_proj.weight", 0) in residual.slots

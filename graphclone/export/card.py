@@ -77,11 +77,12 @@ def _name(record: Record) -> str:
 def _call(record: Record) -> str:
     arguments = ", ".join(f"{name}={value!r}" for name, value in {**record.arg, **record.set}.items())
     source, _, name = record.parent.partition(":")
-    return (
-        f"`timm.create_model({', '.join(filter(None, [repr(name), arguments]))})`"
-        if source == "timm"
-        else f"`{record.parent}({arguments})`"
-    )
+    named = ", ".join(filter(None, [repr(name), arguments]))
+    if source == "timm":
+        return f"`timm.create_model({named})`"
+    if source == "torchvision":
+        return f"`torchvision.models.get_model({named})` (sizes that it refuses are arguments of the class that it calls)"
+    return f"`{record.parent}({arguments})`"
 
 
 def _computed(plan: Plan, axes: bool) -> str:

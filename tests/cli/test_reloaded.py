@@ -96,6 +96,7 @@ def test_the_sizes_that_torchvision_gives_its_class_itself_can_be_set(run: Run, 
     child = models.VisionTransformer(patch_size=16, **sizes | smaller)
     load_model(child, tmp_path / "child" / "model.safetensors")
     assert agrees(tmp_path / "child", parent, child, torch.randn(2, 3, 32, 32))
+    assert "`torchvision.models.get_model('vit_b_16', num_layers=2, " in (tmp_path / "child" / "README.md").read_text()
     told = run("clone", "torchvision:vit_b_16", *asked, "--set", "hiden_dim=24", "-o", "other").err
     assert "did you mean 'hidden_dim'" in told
 

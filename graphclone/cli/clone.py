@@ -108,5 +108,8 @@ def _tell(filled: Filled, job: Job) -> None:
     console.print(report.origin_table(filled.filled, job.plan, job.layout))
     for name in filled.fresh:
         console.print(f"as its class initialised it: {name}", markup=False, soft_wrap=True)
+    if filled.fresh and job.child is not None:
+        count = sum(parameter.numel() for parameter in job.child.parameters())
+        console.print(f"with what its class initialised, the child has {count:,} parameters", soft_wrap=True)
     for name in filled.differing:
         console.print(f"computed by the child's class, and otherwise than in the parent: {name}", markup=False, soft_wrap=True)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 from onnxruntime import InferenceSession
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -117,6 +117,8 @@ def test_a_head_that_the_parent_has_not_is_as_its_class_initialises_it(run: Run,
     done = run("clone", LLAMA, "--like", "labels", "-o", "child")
     assert done.status == 0, done.err
     assert "as its class initialised it: score.weight" in done.out
+    count = sum(each.numel() for each in load_file(tmp_path / "child" / "model.safetensors").values())
+    assert f"with what its class initialised, the child has {count:,} parameters" in done.out
     child = AutoModelForSequenceClassification.from_pretrained(tmp_path / "child")
     assert child.num_labels == 3
     verified = run("verify", "child", "--parent", LLAMA)

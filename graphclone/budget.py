@@ -79,9 +79,11 @@ def _path(factor: Factor) -> str:
 
 
 def _shares(parts: _Parts) -> list[float]:
-    """The shares with which every attention has a whole number of heads."""
+    """The shares with which every attention has a whole number of heads, and wide streams are multiples of 8 if they can be."""
     common = math.gcd(*(factor.size for factor in parts.heads)) if parts.heads else _GRID
     every = [part / common for part in range(1, common + 1)]
+    even = [share for share in every if not any(round(f.size * share) % 8 for f in parts.streams if f.size >= 64)]
+    every = even if len(even) > 1 else every
     return every[:: max(1, len(every) // _GRID)] + ([1.0] if len(every) > _GRID else [])
 
 

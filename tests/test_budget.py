@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, BertModel, LlamaConfig, LlamaForCausalLM
 
 import graphclone as gc
@@ -86,3 +86,23 @@ def test_a_stream_that_a_model_is_given_stays() -> None:
     layout = gc.analyze(gc.capture(model, (torch.randn(2, 7, 64),)))
     assert layout["residual"].interface == "input"
     assert not [each for each in options(layout, 70_000) if "residual" in each.width]
+
+
+def test_a_stream_without_heads_is_a_multiple_of_eight() -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.write = nn.Linear(5, 64), nn.Linear(64, 3)
+            self.up = nn.ModuleList(nn.Linear(64, 96) for _ in range(4))
+            self.down = nn.ModuleList(nn.Linear(96, 64) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.read(x)
+            for up, down in zip(self.up, self.down, strict=True):
+                x = x + down(up(x).relu())
+            return self.write(x)
+
+    layout = gc.analyze(gc.capture(Mixer().eval(), (torch.randn(7, 5),)))
+    widths = {option.width.get("residual", 64) for option in options(layout, 20_000)}
+    assert len(widths) > 2
+    assert not [width for width in widths if width % 8]

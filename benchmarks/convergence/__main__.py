@@ -5,6 +5,8 @@ python -m benchmarks.convergence --task text --arm paper full
 python -m benchmarks.convergence --size tiny deep             few arms on a smaller grid, children of other sizes
 python -m benchmarks.convergence --task text vision --long    few arms, trained for longer (after the ordinary grid of these)
 python -m benchmarks.convergence --task text --scale 4 --device cuda -o DIR    a larger parent, trained first into DIR/parents
+python -m benchmarks.convergence --task vision --trained 100 400 -o DIR        worse parents, trained first into DIR/parents
+python -m benchmarks.convergence --task vision --size same deeper              children no smaller than their parent
 python -m benchmarks.convergence --begun                      train nothing: time anew how long the children of what has been run take
 python -m benchmarks.convergence --page                       only the page, from what has been run
 
@@ -15,6 +17,7 @@ installed. Of a parent that is scaled up, children and the grid's rates are scal
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -26,10 +29,10 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from benchmarks.convergence import scaled
-from benchmarks.convergence.arms import EVERY
+from benchmarks.convergence.ablations import EVERY
 from benchmarks.convergence.grid import Results, grid_for
 from benchmarks.convergence.page import write
+from benchmarks.convergence.parents import parent_of
 from benchmarks.convergence.pool import Child, begun, done
 from benchmarks.convergence.races import RACES, SIZES, Variant, installed
 from benchmarks.convergence.runs import DISTILLED, FEW, Run, offered
@@ -46,13 +49,12 @@ def main() -> int:
         _timed(asked, results)
         _kept(store, results)
     elif not asked.page:
-        variants = [Variant(task, size, asked.scale, asked.device) for task in asked.task for size in asked.size]
+        asked_for = itertools.product(asked.task, asked.size, asked.trained)
+        variants = [Variant(task, size, asked.scale, asked.device, trained) for task, size, trained in asked_for]
+        variants = [each for each in variants if each.size in RACES[each.task].sizes]
         try:
-            folders = {
-                each: scaled.parent(asked.output / "parents", each.scale, each.device, asked.short)
-                for each in variants
-                if each.scale is not None
-            }
+            made = {each: parent_of(each, asked.output / "parents", asked.short) for each in variants}
+            folders = {each: folder for each, folder in made.items() if folder is not None}
             for run, result in done(lambda: _ready(asked, variants, results), asked.jobs, folders):
                 results[run.key] = result
                 _kept(store, results)
@@ -69,12 +71,12 @@ def _kept(store: Path, results: Results) -> None:
 
 
 def _timed(asked: argparse.Namespace, results: dict[str, Any]) -> None:
-    """How long children take to be made, into the runs of the same child. Those of a parent that is scaled up are left as they are."""
+    """How long children take to be made, into the runs of the same child. Those of a parent that had to be trained are left as they are."""
     runs = defaultdict[Child, list[str]](list)
     for key, result in results.items():
         told, arm, *_, seed = key.split(" | ")
         variant = Variant.read(told)
-        if "made_in" in result and variant.task in asked.task and variant.scale is None:
+        if "made_in" in result and variant.task in asked.task and variant.scale is None and variant.trained is None:
             runs[variant, arm.removesuffix(DISTILLED), int(seed.removeprefix("seed "))].append(key)
     for (variant, arm, seed), seconds in begun(runs, asked.jobs):
         print(f"{variant} | {arm} | seed {seed}: begun in {seconds:.2f} s", flush=True)
@@ -99,6 +101,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--arm", nargs="+", choices=(*EVERY, *(arm + DISTILLED for arm in FEW)))
     parser.add_argument("--long", action="store_true", help="and a budget beyond the grid's longest")
     parser.add_argument("--scale", type=int, help="a parent so many times as large as the embedded one in every way (text only)")
+    parser.add_argument(
+        "--trained", type=int, nargs="+", help="parents that were trained for so many steps, trained first (text and vision)"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--jobs", type=int, help="how many runs at once; without it one for each core, or one on cuda")
     parser.add_argument("--short", action="store_true", help="a few steps of everything: all is run, nothing is learnt")
@@ -106,9 +111,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--page", action="store_true", help="run nothing")
     parser.add_argument("-o", "--output", type=Path, default=ROOT)
     asked = parser.parse_args()
-    asked.task = asked.task or (["text"] if asked.scale is not None else installed())
+    asked.task = asked.task or (["text"] if asked.scale is not None else ["text", "vision"] if asked.trained else installed())
     if asked.scale is not None and (asked.task != ["text"] or asked.scale < 1):
         parser.error("--scale takes a whole number from 1, and --task text")
+    if asked.trained and (min(asked.trained) < 1 or "minilm" in asked.task or asked.scale is not None):
+        parser.error("--trained takes whole numbers from 1, without --scale, and --task text or vision")
+    asked.trained = asked.trained or [None]
     asked.jobs = asked.jobs or (1 if asked.device == "cuda" else os.cpu_count())
     return asked
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,16 +14,15 @@ from torch import nn
 import graphclone as gc
 from benchmarks.convergence.races import RACES, Race, Variant
 from graphclone import sources
-from graphclone.allocate import allocate, parameters
 from graphclone.calibration import Calibration
 from graphclone.demo.task import Batch, Data
 from graphclone.destination import plan_for
 from graphclone.execute import fill
 from graphclone.layout import Layout
-from graphclone.passes.drop_blocks import first
+from graphclone.passes.drop_blocks import Choice, first
 from graphclone.plan import Plan
 from graphclone.recipe import PAPER, Recipe, begin
-from graphclone.scores import Scores, score_gradients
+from graphclone.scores import Scores
 from graphclone.sources import Parent
 
 CALIBRATION = 1_000_003  # added to the seed: the batches that children are made on are not those that they learn from
@@ -80,37 +79,42 @@ def random(subject: Subject) -> nn.Module:
     return subject.destination()
 
 
-def _cloned(recipe: Recipe, scale: bool = True) -> Arm:
+def cloned(recipe: Recipe, scale: bool = True) -> Arm:
     def made(subject: Subject) -> nn.Module:
         begun = begin(
             subject.layout, subject.calibration, recipe, lambda layout, found: plan_for(layout, subject.goal, found, scale)
         )
-        return _filled(subject, begun.plan, begun.fitted)
+        return filled(subject, begun.plan, begun.fitted)
 
     return made
 
 
 def weight_selection(subject: Subject) -> nn.Module:
     """Units at even distances of the first layers, as they are ("Initializing Models with Larger Ones", arXiv 2311.18823, §3)."""
-    wanted = {stack.name: first(len(stack), len(subject.goal.blocks[i])) for i, stack in enumerate(subject.layout.blocks)}
-    blocks = {
-        stack.name: tuple(float(index in wanted[stack.name]) for index in range(len(stack))) for stack in subject.layout.blocks
-    }
-    return _filled(subject, plan_for(subject.layout, subject.goal, Scores(blocks=blocks), False))
+    return filled(subject, plan_for(subject.layout, subject.goal, kept_blocks(subject, first), False))
+
+
+def kept_blocks(subject: Subject, choose: Choice) -> Scores:
+    """Scores of blocks alone, by which those that `choose` names are kept."""
+    blocks = {}
+    for stack, goal in zip(subject.layout.blocks, subject.goal.blocks, strict=True):
+        kept = choose(len(stack), len(goal))
+        blocks[stack.name] = tuple(float(index in kept) for index in range(len(stack)))
+    return Scores(blocks=blocks)
 
 
 def consistent(subject: Subject) -> nn.Module:
     """Units drawn at random, the same wherever they occur; blocks and scales as the paper has them."""
     drawn = torch.Generator().manual_seed(subject.seed)
     units = {each.name: tuple(torch.rand(each.size, generator=drawn).tolist()) for each in subject.layout.factors}
-    return _filled(subject, plan_for(subject.layout, subject.goal, Scores(units), True))
+    return filled(subject, plan_for(subject.layout, subject.goal, Scores(units), True))
 
 
 def mis_coupled(subject: Subject) -> nn.Module:
     """The control: as the paper, but each matrix ranks its own rows and columns, by their norms, so that nothing meets its partner."""
     begun = begin(subject.layout, subject.calibration, PAPER, lambda layout, found: plan_for(layout, subject.goal, found, True))
     child, state = subject.destination(), subject.layout.trace.state
-    _filled(subject, begun.plan, into=child)
+    filled(subject, begun.plan, into=child)
     with torch.no_grad():
         for name, parameter in child.named_parameters():
             piece = begun.plan.tensors.get(name)
@@ -126,30 +130,6 @@ def _own_units(tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
             norms = tensor.movedim(dim, 0).flatten(1).norm(dim=1)
             tensor = tensor.index_select(dim, norms.topk(size).indices.sort().values)
     return tensor
-
-
-def unequal(subject: Subject) -> nn.Module:
-    """As `full`, with as many parameters, but hidden units are shared out over all blocks by first-order Taylor scores: a
-    rewritten graph, since no config says such sizes."""
-    layout = gc.analyze(gc.capture(subject.parent.module, kwargs=subject.batches[0], dynamic=True))
-    inputs = {id(batch.inputs): batch for batch in subject.labelled}
-    taylor = score_gradients(
-        layout,
-        subject.parent.module,
-        subject.batches,
-        lambda out, given: subject.race.loss(out, inputs[id(given)]),
-    )
-    budget = sum(each.numel() for each in subject.destination().parameters())
-    heads = {each.name: each.size for each in subject.goal.factors if each.kind == "heads"}
-    width, depth = {"residual": subject.goal["residual"].size, "*.heads": min(heads.values())}, len(subject.goal.blocks[0])
-
-    def planned(layout: Layout, found: Scores) -> Plan:
-        base = gc.plan(layout, width=width, depth=depth, scores=found)
-        inside = allocate(layout, taylor, base, parameters(layout, base), budget, kinds=["hidden"])
-        return gc.plan(layout, width={**width, **inside}, depth=depth, scores=found)
-
-    begun = begin(layout, Calibration.of(subject.parent.module, subject.batches), FULL, planned)
-    return gc.execute(begun.plan, subject.parent.module, trace=layout.trace, fitted=begun.fitted)
 
 
 def torch_pruning(subject: Subject) -> nn.Module:
@@ -184,7 +164,7 @@ def torch_pruning(subject: Subject) -> nn.Module:
     raise RuntimeError(f"torch-pruning cannot halve it: {why or 'what runs is too large'}")
 
 
-def _filled(
+def filled(
     subject: Subject, plan: Plan, fitted: Mapping[str, torch.Tensor] | None = None, into: nn.Module | None = None
 ) -> nn.Module:
     child = subject.destination() if into is None else into
@@ -197,19 +177,7 @@ ARMS: dict[str, Arm] = {
     "weight selection": weight_selection,
     "mis-coupled": mis_coupled,
     "random but consistent": consistent,
-    "paper": _cloned(PAPER),
+    "paper": cloned(PAPER),
     "torch-pruning": torch_pruning,
-    "full": _cloned(FULL),
+    "full": cloned(FULL),
 }
-ABLATIONS: dict[str, Arm] = {
-    "paper, no scale": _cloned(PAPER, scale=False),
-    "paper, statistics matched": _cloned(replace(PAPER, match=True), scale=False),
-    "paper, each layer counts alike": _cloned(replace(PAPER, places="even_mean")),
-    "paper + influence": _cloned(replace(PAPER, influence=True)),
-    "paper + refit": _cloned(replace(PAPER, refit=True)),
-    "influence + rotation": _cloned(replace(FULL, refit=False)),
-    "full, spans": _cloned(replace(FULL, spans=True)),
-    "full, no scale": _cloned(FULL, scale=False),
-    "full, unequal widths": unequal,
-}
-EVERY = {**ARMS, **ABLATIONS}

@@ -84,17 +84,22 @@ GRIDS = {
     "vision": Grid((12, 25, 50, 100, 200, 400), (50, 400), (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), (0.1, 0.01), (0, 1, 2)),
     "minilm": Grid((25, 100, 400), (100, 400), (2.5e-4, 5e-4, 1e-3, 2e-3), (0.1, 0.01), (0, 1, 2)),  # its steps are dear
 }
-RATES = {  # of other sizes and scales
+RATES = {  # of other sizes, scales and parents
     "text": (2.8e-3, 5.6e-3, 1.12e-2),
     "vision": (2e-3, 4e-3, 8e-3),
     "minilm": (2.5e-4, 5e-4, 1e-3),
 }
+RATES_OF_LARGE = {  # of children no smaller than their parent: one that is hardly changed wants low ones
+    "text": (3.5e-4, 1.4e-3, 5.6e-3),
+    "vision": (2.5e-4, 1e-3, 4e-3),
+}
 
 
 def grid_for(variant: Variant, short: bool = False) -> Grid:
-    """A task's own; a cheaper one for its other sizes and scales. `short`: all of it in a few steps, for tests."""
+    """A task's own; a cheaper one for its other sizes, scales and parents. `short`: all of it in a few steps, for tests."""
     grid = GRIDS[variant.task]
     if not variant.plain:
-        rates = tuple(rate / (variant.scale or 1) for rate in RATES[variant.task])
+        table = RATES_OF_LARGE if variant.size in ("same", "deeper") else RATES
+        rates = tuple(rate / (variant.scale or 1) for rate in table[variant.task])
         grid = replace(grid, budgets=(25, 100, 400), tuned_at=(100, 400), rates=rates, decays=grid.decays[:1])
     return Grid((2, 4), (4,), grid.rates[:2], grid.decays, grid.seeds[:2], longer=6) if short else grid

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.convergence.arms import ABLATIONS, ARMS
+from benchmarks.convergence.ablations import ABLATIONS
+from benchmarks.convergence.arms import ARMS
 from benchmarks.convergence.grid import Grid, Results, grid_for
 from benchmarks.convergence.races import RACES, SIZES, Variant
 from benchmarks.convergence.runs import DISTILLED, FEW, offered
@@ -30,10 +31,12 @@ at which it is there, with the rate still high. *begun in*: seconds, of the pare
 steps, in a process that has imported torch.export; in brackets, their share of the shortest time that any of these children was trained
 for as long as the longest run. Both are taken with as many processes at work as there are cores.
 
-A task's own child is of the size `small`; other sizes (`tiny`, and `deep`: as narrow, with all blocks), a longer budget and parents that
-are scaled up (`x4`) are raced by few arms on a smaller grid. `text` learns the bytes of Python's standard library, `vision` scikit-learn's
-digits. `minilm` has no labels: its child is to find the sentences of a batch alike as its parent does (KL between the softmaxes of
-cosines / 0.05, see [sentences.py](convergence/sentences.py)), so that a loss of 0 is the parent.
+A task's own child is of the size `small`. Raced by few arms on a smaller grid: other sizes (`tiny`; `deep`: as narrow, with all blocks;
+`heads`: with all heads, narrower; `same` and `deeper`: the parent's own, and half as many blocks again), a longer budget, parents that are
+scaled up (`x4`), and parents that were trained for fewer steps than the task's own (`of 100 steps`, with a schedule of their own).
+`text` learns the bytes of Python's standard library, `vision` scikit-learn's digits. `minilm` has no labels: its child is to find the
+sentences of a batch alike as its parent does (KL between the softmaxes of cosines / 0.05, see
+[sentences.py](convergence/sentences.py)), so that a loss of 0 is the parent.
 """
 
 
@@ -69,7 +72,10 @@ def write(output: Path, results: Results, short: bool = False) -> None:
 def variants_of(results: Results) -> list[Variant]:
     """Those of which there are runs, tasks and sizes in their order."""
     found = {Variant.read(key.split(" | ")[0]) for key in results}
-    return sorted(found, key=lambda each: (list(RACES).index(each.task), each.scale or 0, each.device, SIZES.index(each.size)))
+    return sorted(
+        found,
+        key=lambda each: (list(RACES).index(each.task), each.scale or 0, each.device, each.trained or 0, SIZES.index(each.size)),
+    )
 
 
 def _absent(results: Results) -> Iterator[str]:
@@ -136,7 +142,11 @@ def section(variant: Variant, grid: Grid, results: Results, lines: Sequence[Line
     children = ", ".join(f"{name} {value}" for name, value in variant.child.items())
     yield f"\n## {variant}\n"
     times = f" × {variant.scale}" if variant.scale is not None else ""
-    yield f"Parent: `{race.parent}`{times}; child: {lines[0].parameters:,} parameters ({children}); {race.unit}.\n"
+    own = [each["parent"] for line in lines for each in grid.curves(results, variant, line.arm, longest) if "parent" in each]
+    ends = f" (its loss: {own[0]:.3f})" if own else ""
+    steps = f" after {variant.trained} steps of training" if variant.trained is not None else ""
+    like = children or "as its parent"
+    yield f"Parent: `{race.parent}`{times}{steps}{ends}; child: {lines[0].parameters:,} parameters ({like}); {race.unit}.\n"
     yield f"![loss over steps]({_plot_of(variant)})\n"
     budgets, at = (" | ".join(map(str, grid.budgets)), " / ".join(map(str, grid.tuned_at)))
     yield f"| arm | before | {budgets} | sooner: own budget | same schedule | rate at {at}, decay | begun in |"

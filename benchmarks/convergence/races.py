@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+import models_zoo  # noqa: F401  (transformers imports torchvision where it is, whose ops are declared there)
 from benchmarks.convergence import sentences
 from benchmarks.convergence.scaled import scaled
 from graphclone import sources
@@ -23,35 +24,40 @@ SIZES = (
     "tiny",
     "deep",
     "heads",
-)  # the first is the one that no key names; the last has all heads of its parent, narrower
+    "same",
+    "deeper",
+)  # the first is the one that no key names; `heads` has all heads of its parent, narrower; the last two are no smaller than it
 Loss = Callable[[Any, Batch], Tensor]  # what the model puts out, and the batch that it saw
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A task with a child's size. `scale`: of both parent and child, the parent being trained for it; `device`: where all is computed.
+    """A task with a child's size. `scale`: of both parent and child, the parent being trained for it; `device`: where all is computed;
+    `trained`: for how many steps the parent was, where it is not the task's own.
 
-    >>> str(Variant("text")), str(Variant("text", "tiny", 4, "cuda"))
-    ('text', 'text tiny x4 on cuda')
+    >>> str(Variant("text")), str(Variant("text", "tiny", 4, "cuda")), str(Variant("vision", trained=100))
+    ('text', 'text tiny x4 on cuda', 'vision of 100 steps')
     """
 
     task: str
     size: str = SIZES[0]
     scale: int | None = None
     device: str = "cpu"
+    trained: int | None = None
 
     def __str__(self) -> str:
         words = [self.task, self.size] if self.size != SIZES[0] else [self.task]
         words += [f"x{self.scale}"] if self.scale is not None else []
+        words += [f"of {self.trained} steps"] if self.trained is not None else []
         return " ".join([*words, f"on {self.device}"] if self.device != "cpu" else words)
 
     @classmethod
     def read(cls, text: str) -> Variant:
         """The variant that is written so."""
-        found = re.fullmatch(rf"(\w+)(?: ({'|'.join(SIZES[1:])}))?(?: x(\d+))?(?: on (\S+))?", text)
+        found = re.fullmatch(rf"(\w+)(?: ({'|'.join(SIZES[1:])}))?(?: x(\d+))?(?: of (\d+) steps)?(?: on (\S+))?", text)
         assert found is not None, text
-        task, size, scale, device = found.groups()
-        return cls(task, size or SIZES[0], int(scale) if scale else None, device or "cpu")
+        task, size, scale, trained, device = found.groups()
+        return cls(task, size or SIZES[0], int(scale) if scale else None, device or "cpu", int(trained) if trained else None)
 
     @property
     def plain(self) -> bool:
@@ -70,7 +76,7 @@ class Race:
     """A task.
 
     - `parent`: its name; `folder()`: where it lies, None where it is not installed; `install`: how it would be;
-    - `sizes`: for each of `SIZES`, the fields of the child's config; `settings`: those that a child of any size has otherwise;
+    - `sizes`: for some of `SIZES`, the fields of the child's config; `settings`: those that a child of any size has otherwise;
     - `data(parent)`; `loss(outputs, batch)`, measured in `unit`;
     - `calibration`: how many training batches the parent's units are ranked on;
     - `labelled`: there are logits and labels, so that a distillation is another loss.
@@ -128,6 +134,8 @@ RACES: Mapping[str, Race] = {
             "num_key_value_heads": 3,
             "intermediate_size": 256,
         },
+        same={},
+        deeper={"num_hidden_layers": 12},
         heads={**TASKS["text"].child, "num_attention_heads": 6, "num_key_value_heads": 6, "head_dim": 16},  # type: ignore[dict-item]
     ),
     "vision": _of_demo(
@@ -135,6 +143,8 @@ RACES: Mapping[str, Race] = {
         tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
         deep={"hidden_size": 48, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 96},
         heads={"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6, "intermediate_size": 96},
+        same={},
+        deeper={"num_hidden_layers": 9},
     ),
     "minilm": Race(
         parent="all-MiniLM-L6-v2",

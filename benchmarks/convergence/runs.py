@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
-from benchmarks.convergence.arms import ABLATIONS, ARMS, EVERY, Subject
+from benchmarks.convergence.ablations import ABLATIONS, EVERY
+from benchmarks.convergence.arms import ARMS, Subject
 from benchmarks.convergence.races import RACES, Loss, Variant, opened
 from graphclone.demo.task import Batch
 from graphclone.training import Learner, curve, held_out_loss
@@ -68,9 +69,17 @@ def trained(run: Run, folder: Path | None = None) -> dict[str, Any]:
         "steps": list(found),
         "loss": [round(loss, 5) for loss in found.values()],
         "parameters": sum(each.numel() for each in child.parameters()),
+        "parent": round(_of_parent(run.variant, folder), 5),
         "made_in": round(made, 2),
         "seconds": round(_now(run.variant) - start, 2),
     }
+
+
+@cache
+def _of_parent(variant: Variant, folder: Path | None) -> float:
+    """The held-out loss of the parent itself."""
+    parent, data = opened(variant, folder)
+    return held_out_loss(parent.module, partial(_loss, loss=RACES[variant.task].loss, parent=None), data.held_out)
 
 
 def _now(variant: Variant) -> float:

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.convergence import scaled, sentences
+from benchmarks.convergence import parents, scaled, sentences
+from benchmarks.convergence.ablations import DEPTHS, EVERY, SCORES, by_greedy
+from benchmarks.convergence.arms import Subject
 from benchmarks.convergence.grid import GRIDS, Grid, grid_for
 from benchmarks.convergence.page import lengths, lines_of, reaching, variants_of, write
 from benchmarks.convergence.races import RACES, SIZES, Variant, installed, opened
@@ -70,7 +72,7 @@ def test_all_is_run_and_written_and_not_run_again(tmp_path: Path) -> None:
 
 
 GRID = Grid((10, 40), (10, 40), (1.0, 2.0), (0.1, 0.0), (0, 1))
-TEXT = Variant("text")
+TEXT, VISION = Variant("text"), Variant("vision")
 
 
 def _run(steps: int, lr: float, decay: float = 0.1, seed: int = 0) -> Run:
@@ -112,7 +114,14 @@ def test_what_was_run_is_still_known_by_its_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "variant", [TEXT, Variant("text", "tiny"), Variant("text", "deep", 4, "cuda"), Variant("vision", device="cuda")]
+    "variant",
+    [
+        TEXT,
+        Variant("text", "tiny"),
+        Variant("text", "deep", 4, "cuda"),
+        Variant("vision", device="cuda"),
+        Variant("vision", "tiny", trained=100),
+    ],
 )
 def test_a_variant_is_read_as_it_is_written(variant: Variant) -> None:
     assert Variant.read(str(variant)) == variant
@@ -123,7 +132,8 @@ def test_a_variant_is_read_as_it_is_written(variant: Variant) -> None:
 def test_every_size_is_one_that_the_class_takes(task: str, size: str) -> None:
     parent, _ = opened(Variant(task))
     child = sources.destination(parent, Variant(task, size).child)
-    assert sum(each.numel() for each in child.parameters()) < sum(each.numel() for each in parent.module.parameters()) / 2
+    share = sum(each.numel() for each in child.parameters()) / sum(each.numel() for each in parent.module.parameters())
+    assert share == 1 if size == "same" else share > 1.4 if size == "deeper" else share < 0.5
 
 
 def test_other_sizes_are_raced_by_few_and_a_longer_budget_is_told(tmp_path: Path) -> None:
@@ -148,7 +158,7 @@ def test_a_scaled_parent_is_trained_and_kept_and_its_runs_are_others(tmp_path: P
     runs = json.loads((tmp_path / "convergence.json").read_text())
     assert variants_of(runs) == [Variant("text", scale=1)]
     assert not [each for each in runs.values() if "error" in each], runs
-    assert [each.name for each in (tmp_path / "parents").iterdir()] == ["byte-llama-x1-2-steps"]
+    assert [each.name for each in (tmp_path / "parents").iterdir()] == ["text-x1-2-steps"]
     assert not _command(*words).stdout, "neither is run again"
     assert "## text x1" in (tmp_path / "CONVERGENCE.md").read_text()
 
@@ -165,14 +175,41 @@ def test_a_scale_says_width_heads_and_depth_of_parent_and_child() -> None:
     assert parent["vocab_size"] == CONFIG["vocab_size"]
 
 
+def test_a_parent_of_fewer_steps_is_trained_and_told(tmp_path: Path) -> None:
+    words = ("--short", "--task", "vision", "--trained", 7, "--arm", "random", "paper", "--jobs", 1, "-o", tmp_path)
+    _command(*words)
+    runs, variant = json.loads((tmp_path / "convergence.json").read_text()), Variant("vision", trained=7)
+    assert variants_of(runs) == [variant]
+    assert not [each for each in runs.values() if "error" in each], runs
+    assert [each.name for each in (tmp_path / "parents").iterdir()] == ["vision-2-steps"]
+    (loss,) = {each["parent"] for each in runs.values()}
+    assert f"`digits-vit` after 7 steps of training (its loss: {loss:.3f})" in (tmp_path / "CONVERGENCE.md").read_text()
+    assert not _command(*words).stdout, "nothing is run again"
+
+
+@pytest.mark.parametrize("arm", [*SCORES, *DEPTHS])
+def test_every_score_and_choice_of_blocks_makes_a_child(arm: str) -> None:
+    subject = Subject(VISION, *opened(VISION), seed=0)
+    child = EVERY[arm](subject)
+    with torch.no_grad():
+        assert float(RACES["vision"].loss(child(**subject.batches[0]), subject.labelled[0])) < 20
+
+
+def test_greedy_keeps_the_blocks_that_lower_the_loss_most() -> None:
+    subject = Subject(VISION, *opened(VISION), seed=0)
+    (worth,) = by_greedy(subject).blocks.values()
+    assert sorted(worth)[:3] == [0, 1, 2], "three of six go, one after another"
+    assert worth[0] == 6, "the first block, which everything is made of, stays"
+
+
 def test_an_interrupted_training_leaves_no_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: object, output: Path, **options: object) -> None:
         (output / "config.json").write_text("{}")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scaled, "train", interrupted)
+    monkeypatch.setattr(parents.train_byte_llama, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        scaled.parent(tmp_path, 2, "cpu")
+        parents.parent_of(Variant("text", scale=2), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -30,6 +30,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from benchmarks.convergence.ablations import EVERY
+from benchmarks.convergence.arms import ARMS
 from benchmarks.convergence.grid import Results, grid_for
 from benchmarks.convergence.page import write
 from benchmarks.convergence.parents import parent_of
@@ -98,7 +99,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", nargs="+", choices=installed(), help="without it all, or text where a scale is given")
     parser.add_argument("--size", nargs="+", choices=SIZES, default=SIZES[:1])
-    parser.add_argument("--arm", nargs="+", choices=(*EVERY, *(arm + DISTILLED for arm in FEW)))
+    parser.add_argument("--arm", nargs="+", choices=(*EVERY, *(arm + DISTILLED for arm in ARMS)))
     parser.add_argument("--long", action="store_true", help="and a budget beyond the grid's longest")
     parser.add_argument("--scale", type=int, help="a parent so many times as large as the embedded one in every way (text only)")
     parser.add_argument(

@@ -29,7 +29,8 @@ the first seed. A seed says the order of the training data, the calibration batc
 run (between two budgets: by a straight line over the logarithm of the steps) that ends there. *same schedule*: the step of the longest run
 at which it is there, with the rate still high. *begun in*: seconds, of the parent's capture, its analysis, calibration and the closed-form
 steps, in a process that has imported torch.export; in brackets, their share of the shortest time that any of these children was trained
-for as long as the longest run. Both are taken with as many processes at work as there are cores.
+for as long as the longest run (its twenty looks at the held-out loss among it). Both are taken with as many processes at work as there
+are cores.
 
 A task's own child is of the size `small`. Raced by few arms on a smaller grid: other sizes (`tiny`; `deep`: as narrow, with all blocks;
 `heads`: with all heads, narrower; `same` and `deeper`: the parent's own, and half as many blocks again), a longer budget, parents that are
@@ -40,7 +41,7 @@ sentences of a batch alike as its parent does (KL between the softmaxes of cosin
 """
 
 
-_EVERY = (*ARMS, *ABLATIONS, *(arm + DISTILLED for arm in FEW))
+_EVERY = (*ARMS, *ABLATIONS, *(arm + DISTILLED for arm in ARMS))
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,7 @@ def reaching(ends: Mapping[int, Sequence[float]], goal: float) -> float | None:
 def section(variant: Variant, grid: Grid, results: Results, lines: Sequence[Line]) -> Iterator[str]:
     race = RACES[variant.task]
     longest = grid.budgets[-1]
-    # children of one size, and a machine that is not as quick every day: the least flatters no beginning
-    trained = [each["seconds"] for line in lines for each in grid.curves(results, variant, line.arm, longest)]
+    quickest = _quickest(variant, grid, results, longest)
     children = ", ".join(f"{name} {value}" for name, value in variant.child.items())
     yield f"\n## {variant}\n"
     times = f" × {variant.scale}" if variant.scale is not None else ""
@@ -153,10 +153,9 @@ def section(variant: Variant, grid: Grid, results: Results, lines: Sequence[Line
     yield "|---|" + "---|" * (len(grid.budgets) + 5)
     for line in lines:
         cells = [_spread(line.ends[steps]) if steps in line.ends else "" for steps in grid.budgets]
-        share = f" ({line.made / min(trained):.0%})" if trained else ""
         yield (
             f"| {line.arm} | {line.before:.2f} | {' | '.join(cells)} | {_times(longest, line.own, min(grid.budgets))} "
-            f"| {_times(longest, line.same, 0)} | {line.rates} | {line.made:.1f} s{share} |"
+            f"| {_times(longest, line.same, 0)} | {line.rates} | {line.made:.1f} s ({line.made / quickest:.0%}) |"
         )
     whole = {line.arm for line in lines if all(len(line.ends.get(steps, ())) == len(grid.seeds) for steps in grid.budgets)}
     if missing := [arm for arm in offered(variant) if arm not in whole]:
@@ -177,6 +176,7 @@ def lengths(variant: Variant, grid: Grid, results: Results) -> Iterator[str]:
     replaced = {steps: grid.curves(results, variant, "random", steps) for steps in budgets[-3:]}
     if not replaced[grid.longer]:
         return
+    quickest = {steps: _quickest(variant, grid, results, steps) for steps in replaced}
     yield f"\nThe longer the training that is replaced (of {grid.longer} steps: rates tuned anew):\n"
     yield f"| arm | {' | '.join(f'{steps} steps' for steps in replaced)} | at {grid.longer}: loss | rate |"
     yield "|---|" + "---|" * (len(replaced) + 2)
@@ -186,13 +186,19 @@ def lengths(variant: Variant, grid: Grid, results: Results) -> Iterator[str]:
         if curves:
             ends = {steps: _ends(found) for steps, found in curves.items()}
             made = statistics.median(each["made_in"] for found in curves.values() for each in found)
-            cells = [_replaced(steps, ends, made, found) if found else "" for steps, found in replaced.items()]
+            cells = [_replaced(steps, ends, made / quickest[steps], found) if found else "" for steps, found in replaced.items()]
             longer = f"{_spread(ends[grid.longer])} | {tuned.lr:g}" if tuned is not None and grid.longer in ends else "not run |"
             yield f"| {arm} | {' | '.join(cells)} | {longer} |"
 
 
-def _replaced(steps: int, ends: Mapping[int, Sequence[float]], made: float, random: Sequence[Mapping[str, Any]]) -> str:
-    share = made / statistics.fmean(each["seconds"] for each in random)
+def _quickest(variant: Variant, grid: Grid, results: Results, steps: int) -> float:
+    """The seconds of the shortest training of so many steps. Children are of one size, and a machine is not as quick every day: the least
+    flatters no beginning. Infinite where there is none."""
+    curves = (grid.curves(results, variant, arm, steps) for arm in _EVERY)
+    return min((each["seconds"] for found in curves for each in found), default=math.inf)
+
+
+def _replaced(steps: int, ends: Mapping[int, Sequence[float]], share: float, random: Sequence[Mapping[str, Any]]) -> str:
     return f"{_times(steps, reaching(ends, statistics.fmean(_ends(random))), min(ends))}, begun in {share:.1%}"
 
 

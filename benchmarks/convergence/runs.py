@@ -26,7 +26,7 @@ FEW = ("random", "paper", "full")
 
 def offered(variant: Variant) -> tuple[str, ...]:
     """The arms that are run unless others are asked for. Where the loss is agreement with the parent, a distillation is no other arm."""
-    distilled = tuple(arm + DISTILLED for arm in FEW if RACES[variant.task].labelled)
+    distilled = tuple(arm + DISTILLED for arm in ARMS if RACES[variant.task].labelled)
     return (*ARMS, *ABLATIONS, *distilled) if variant.plain else FEW
 
 

@@ -35,7 +35,7 @@ class Calibration:
         shapes than those before (a last, smaller one) costs one more capture; `known`: a layout of this model, which saves one where a
         batch has the shapes that it was captured at.
 
-        **Raises** `GraphcloneError` when there is no batch.
+        **Raises** `GraphcloneError` when there is no batch, or where their blocks differ.
         """
         layouts: dict[object, Layout] = {}
         found: dict[object, list[list[Any]]] = {}
@@ -48,6 +48,13 @@ class Calibration:
             found.setdefault(shapes, []).append(leaves)
         if not layouts:
             raise GraphcloneError("there are no calibration batches to score units on", attempt="score_weights(layout)")
+        stacks = [{stack.name: len(stack) for stack in each.blocks} for each in layouts.values()]
+        if other := next((each for each in stacks if each != stacks[0]), None):
+            raise GraphcloneError(
+                "the calibration batches make different programs of the parent, with other blocks",
+                because=f"its stacks are {stacks[0]} on some and {other} on others",
+                attempt="batches of one shape",
+            )
         return cls(tuple((layouts[shapes], tuple(found[shapes])) for shapes in layouts))
 
     def each(self, *looks: Look, gradients: bool = False) -> None:

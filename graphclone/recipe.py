@@ -17,7 +17,7 @@ from graphclone.errors import FrozenError, UnknownNameError
 from graphclone.execute.memory import weights
 from graphclone.layout import Layout
 from graphclone.plan import Plan
-from graphclone.repair import matched, refitted
+from graphclone.repair import Beside, beside, matched, refitted
 from graphclone.rotation import Meetings, StreamMoment, mean_free, meetings, principal_axes, principal_axes_of_heads, rotated
 from graphclone.scores import Scores, score_calibrated
 
@@ -139,13 +139,27 @@ def begin(layout: Layout, calibration: Calibration, recipe: Recipe, planner: Pla
         plan = plan.remark(note)
     plan = replace(plan, fitted=tuple(made), rotated=(*turned, *inside))
     if recipe.match:
-        made |= matched(calibration, plan, made)
-    if recipe.refit and calibration.count() < 2:
-        plan = plan.remark("no map is refitted: of one calibration batch nothing can be held out")
-    elif recipe.refit:
-        made |= refitted(calibration, plan, made, spans=recipe.spans)
+        made |= matched(beside(calibration, plan, layout, made))
+    if recipe.refit:
+        runs = beside(calibration, plan, layout, made)
+        solved = refitted(runs, spans=recipe.spans) if runs.count() > 1 else {}
+        plan = _told(plan, runs, len(solved), calibration.count())
+        made |= solved
     plan = replace(plan, fitted=tuple(name for name in plan.tensors if name in made))
     return Beginning(plan, made, {name: _kept(met, axes, plan.size(name)) for name, (met, axes) in turned.items()})
+
+
+def _told(plan: Plan, runs: Beside, solved: int, batches: int) -> Plan:
+    """The plan with a remark where less was refitted than its reader would think."""
+    if runs.refused:
+        plan = plan.remark(f"maps are refitted on {runs.count()} of {batches} calibration batches: {runs.refused}")
+    if runs.count() == 1:
+        return plan.remark("no map is refitted: of one calibration batch nothing can be held out")
+    if runs.count() and plan.keep and not solved:
+        return plan.remark(
+            "no map is refitted: of those that lost inputs none is a matrix of its own that another one would better"
+        )
+    return plan
 
 
 def _kept(met: Meetings, axes: Tensor, width: int) -> Tensor:

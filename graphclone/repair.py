@@ -9,8 +9,8 @@ between blocks and results of maps are replaced by the parent's, so that no map 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from graphclone.errors import PlanError
 from graphclone.execute.graph import Child, execute
 from graphclone.layout import Layout
 from graphclone.plan import Plan
+from graphclone.reshaped import reshaped
 from graphclone.rules import Typed, identity, name_of
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -57,22 +58,55 @@ class _Moments:
         return float((w @ self.xx * w).sum() - 2 * (w.T * self.xy).sum()) + self.yy
 
 
+@dataclass(frozen=True)
+class Part:
+    """Batches of one shape, with the graphs of parent and child at that shape, and the plan that the child's is of."""
+
+    layout: Layout
+    batches: tuple[list[Any], ...]
+    plan: Plan
+    child: Child
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The child beside its parent. `refused`: why there is no child's graph for some of the batches, empty where there is for all."""
+
+    parts: tuple[Part, ...]
+    refused: str = ""
+
+    def count(self) -> int:
+        """How many batches there are."""
+        return sum(len(part.batches) for part in self.parts)
+
+
+def beside(calibration: Calibration, plan: Plan, layout: Layout, fitted: Mapping[str, Tensor] | None = None) -> Beside:
+    """**Arguments**: `calibration`, of the parent that the plan was made of (a rotated one is), and `layout`, which it was made of;
+    `fitted`, tensors of the child that are no selection."""
+    parts, refused = [], ""
+    for ours, batches in calibration.parts:
+        try:
+            there = reshaped(plan, layout, ours)
+            child = execute(there, torch.nn.Module(), trace=ours.trace, fitted=fitted)
+        except PlanError as error:
+            refused = refused or ": ".join(filter(None, (str(error).splitlines()[0], error.because)))
+        else:
+            parts.append(Part(ours, batches, there, child))
+    return Beside(tuple(parts), refused)
+
+
 @torch.no_grad()
-def refitted(
-    calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None = None, *, spans: bool = False
-) -> dict[str, Tensor]:
+def refitted(beside: Beside, *, spans: bool = False) -> dict[str, Tensor]:
     """The child's linear maps that lost inputs, fitted to the parent's, by the child's names.
 
     The solution is drawn towards the plan's own weights by a ridge, for each map the one of `RIDGES` (shares of the mean squared input)
     that does best on every fourth batch; where none does better than the plan's weights, these stay.
 
-    **Arguments**
-
-    - `calibration`: of the parent that the plan was made of (a rotated one is), at least two batches;
-    - `spans`: where blocks are dropped, let the last map before them add what they did, too.
+    **Arguments**: `beside`, of at least two batches; `spans`: where blocks are dropped, let the last map before them add what they
+    did, too.
     """
     found: dict[str, Tensor] = {}
-    for each in _measured(calibration, plan, fitted, spans):
+    for each in _measured(beside, spans):
         weight = each.solved()
         if weight is not None:
             found[each.weight] = weight
@@ -80,10 +114,10 @@ def refitted(
 
 
 @torch.no_grad()
-def matched(calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def matched(beside: Beside) -> dict[str, Tensor]:
     """The child's linear maps that lost inputs, each multiplied by the one number that makes the mean square of its results (of the
-    units that are kept, without the bias) what it is in the parent; by the child's names. Arguments as for `refitted`."""
-    factors = {each.weight: (each.start, each.matched()) for each in _measured(calibration, plan, fitted, spans=False)}
+    units that are kept, without the bias) what it is in the parent; by the child's names."""
+    factors = {each.weight: (each.start, each.matched()) for each in _measured(beside, spans=False)}
     return {name: start * factor for name, (start, factor) in factors.items() if factor is not None}
 
 
@@ -127,37 +161,25 @@ class _Measured:
         return float((wanted / size) ** 0.5) if size > 0 else None
 
 
-def _measured(calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None, spans: bool) -> Iterator[_Measured]:
+def _measured(beside: Beside, spans: bool) -> Iterator[_Measured]:
     """Each map with its moments. So many maps at a time as `_MEMORY` holds moments of; each time the batches are run anew."""
-    calibration, children = _runnable(calibration, plan, fitted)
-    maps = [list(_maps(layout, plan, child)) for (layout, _), child in zip(calibration.parts, children, strict=True)]
-    if not children:
-        return
-    found = {each.weight: _Measured(each.weight, children[0].get_parameter(each.weight).detach(), each.rows) for each in maps[0]}
+    found: dict[str, _Measured] = {}
+    for part in beside.parts:
+        for one in _maps(part.layout, part.plan, part.child):
+            start = part.child.get_parameter(one.weight).detach()
+            found.setdefault(one.weight, _Measured(one.weight, start, one.rows))
+    total = beside.count()
     for group in _groups(list(found.values())):
         at = itertools.count()
-        total = calibration.count()
-        for (layout, batches), child, those in zip(calibration.parts, children, maps, strict=True):
-            side = _Beside(layout, plan, child, [each for each in those if each.weight in group], spans)
-            for batch in batches:
+        for part in beside.parts:
+            side = _Side(part, set(group), spans)
+            for batch in part.batches:
                 index = next(at)
                 for name, moments in side.show(batch):
                     group[name].add(moments, index % _HELD_OUT == _HELD_OUT - 1 or (index == total - 1 > 0 and total < _HELD_OUT))
         yield from group.values()
         for each in group.values():
             each.train = each.test = None
-
-
-def _runnable(calibration: Calibration, plan: Plan, fitted: Mapping[str, Tensor] | None) -> tuple[Calibration, list[Child]]:
-    """The batches of whose shapes the plan is (a table of positions is cut at a length), and the child's graph at each shape."""
-    parts, children = [], []
-    for part in calibration.parts:
-        try:
-            children.append(execute(replace(plan, inputs={}), torch.nn.Module(), trace=part[0].trace, fitted=fitted))
-        except PlanError:
-            continue
-        parts.append(part)
-    return Calibration(tuple(parts)), children
 
 
 def _groups(every: list[_Measured]) -> Iterator[dict[str, _Measured]]:
@@ -220,14 +242,15 @@ def _last_maps(layout: Layout) -> Iterator[fx.Node]:
                     yield node
 
 
-class _Beside(fx.Interpreter):
-    """The child's graph, with the parent's values put in where these are known; `maps` are looked at."""
+class _Side(fx.Interpreter):
+    """The child's graph, with the parent's values put in where these are known; maps of these `weights` are looked at."""
 
-    def __init__(self, layout: Layout, plan: Plan, child: Child, maps: Sequence[Map], spans: bool) -> None:
-        super().__init__(child)
-        self.layout = layout
-        self.maps = {each.op: each for each in maps}
-        self.results = {each.op: each.of for each in _maps(layout, plan, child)}
+    def __init__(self, part: Part, weights: Set[str], spans: bool) -> None:
+        super().__init__(part.child)
+        self.layout, layout, plan = part.layout, part.layout, part.plan
+        maps = list(_maps(layout, plan, part.child))
+        self.maps = {each.op: each for each in maps if each.weight in weights}
+        self.results = {each.op: each.of for each in maps}
         self.keep = {layout[name]: kept for name, kept in plan.keep.items()}
         self.stream = {end: end for stack in layout.blocks for block in stack.blocks for end in (block.entry, block.exit)}
         if spans:

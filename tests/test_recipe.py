@@ -15,7 +15,7 @@ from graphclone.calibration import Calibration
 from graphclone.errors import PlanError, UnknownNameError
 from graphclone.execute import fill
 from graphclone.recipe import RECIPES, Recipe, begin
-from graphclone.repair import matched, refitted
+from graphclone.repair import beside, matched, refitted
 from graphclone.verify import outputs, two_roads
 from tests.test_rotation import IDS, RMS, Block, Model
 
@@ -137,7 +137,7 @@ def _halved() -> tuple[Calibration, gc.Plan, Tensor, Tensor]:
 def test_a_refit_is_the_least_squares_solution() -> None:
     """One map that reads half of its inputs, fitted by hand."""
     calibration, plan, x, y = _halved()
-    found = refitted(calibration, plan)["down.weight"].double()
+    found = refitted(beside(calibration, plan, calibration.parts[0][0]))["down.weight"].double()
     best = torch.linalg.lstsq(x[:, :5], y).solution.T
     assert (x[:, :5] @ found.T - y).square().mean() < 1.05 * (x[:, :5] @ best.T - y).square().mean()
 
@@ -181,7 +181,7 @@ def test_the_axes_of_a_rotated_stream_say_what_the_childs_hidden_states_stand_fo
 
 def test_a_matched_map_gives_results_as_large_as_the_parents() -> None:
     calibration, plan, x, y = _halved()
-    found = matched(calibration, plan)["down.weight"].double()
+    found = matched(beside(calibration, plan, calibration.parts[0][0]))["down.weight"].double()
     weight = Two().down.weight[:, :5].detach().double()
     torch.testing.assert_close(found / weight, torch.full_like(weight, float((found / weight)[0, 0])), rtol=1e-5, atol=0)
     assert (x[:, :5] @ found.T).square().mean().item() == pytest.approx(y.square().mean().item(), rel=1e-5)

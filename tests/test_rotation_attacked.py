@@ -13,7 +13,7 @@ import graphclone as gc
 from graphclone.calibration import Calibration
 from graphclone.errors import FrozenError, GraphcloneError
 from graphclone.recipe import Recipe
-from graphclone.repair import refitted
+from graphclone.repair import beside, refitted
 from graphclone.verify import outputs, two_roads
 from tests.test_recipe import BATCHES, Sized
 from tests.test_rotation import IDS, RMS, D, Model, _apart, _layout
@@ -153,7 +153,7 @@ def test_a_buffer_is_not_refitted_and_a_token_needs_no_batch() -> None:
     layout = calibration.parts[0][0]
     (name,) = (factor.name for factor in layout.factors if factor.kind == "hidden" and factor.frozen is None)
     plan = gc.plan(layout, width={name: 5})
-    assert set(refitted(calibration, plan)) <= {"down.weight"}
+    assert set(refitted(beside(calibration, plan, layout))) <= {"down.weight"}
 
 
 def test_a_batch_that_is_none_is_told() -> None:

@@ -143,7 +143,7 @@ def section(variant: Variant, grid: Grid, results: Results, lines: Sequence[Line
     yield f"\n## {variant}\n"
     times = f" × {variant.scale}" if variant.scale is not None else ""
     own = [each["parent"] for line in lines for each in grid.curves(results, variant, line.arm, longest) if "parent" in each]
-    ends = f" (its loss: {own[0]:.3f})" if own else ""
+    ends = f" (its loss: {round(own[0], 3) + 0.0:.3f})" if own else ""  # no -0.000
     steps = f" after {variant.trained} steps of training" if variant.trained is not None else ""
     like = children or "as its parent"
     yield f"Parent: `{race.parent}`{times}{steps}{ends}; child: {lines[0].parameters:,} parameters ({like}); {race.unit}.\n"

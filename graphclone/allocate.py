@@ -11,7 +11,7 @@ from torch import fx
 
 from graphclone import axes as algebra
 from graphclone.axes import Axis, Factor
-from graphclone.errors import SizeError
+from graphclone.errors import SizeError, UnknownNameError
 from graphclone.layout import Layout
 from graphclone.plan import Plan
 from graphclone.rules import Typed, name_of
@@ -96,12 +96,14 @@ def allocate(
     - `kinds`: what may shrink, in the blocks that are kept: `hidden` units, `heads`, `kv_groups` (with them no heads inside groups);
     - `least`: the share of its units that each factor keeps at least.
 
-    **Raises** `SizeError` when even the least is beyond the budget, or a factor has no scores.
+    **Raises** `SizeError` when even the least is beyond the budget, or a factor has no scores; `UnknownNameError` for a kind.
     """
     if not 0 < least <= 1 or math.isnan(budget):
         raise SizeError(
             f"cannot share out {budget} with at least {least} of each factor", attempt="a number, and a share up to 1"
         )
+    if unknown := [kind for kind in kinds if kind not in INSIDE]:
+        raise UnknownNameError(f"no kind of units inside blocks is called '{unknown[0]}'", attempt=" or ".join(INSIDE))
     chosen = inside(layout, plan, kinds)
     steps = {factor.name: 8 if factor.size >= 64 else 1 for factor in chosen}
     floors = {factor.name: max(steps[factor.name], math.ceil(factor.size * least)) for factor in chosen}

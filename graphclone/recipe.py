@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graphclone.axes import Factor
 from graphclone.calibration import Calibration
-from graphclone.errors import FrozenError, UnknownNameError
+from graphclone.errors import FrozenError, GraphcloneError, UnknownNameError
 from graphclone.execute.memory import weights
 from graphclone.layout import Layout
 from graphclone.plan import Plan
@@ -34,6 +34,8 @@ class Recipe:
     - `refit`: whether linear maps that lost inputs are fitted to what they did in the parent; `spans`: the last one before dropped blocks
       to what these did, too (better before training, and worse after it: benchmarks/CONVERGENCE.md);
     - `match`: whether linear maps that lost inputs are multiplied by what makes their results as large as in the parent, instead.
+
+    **Raises** `GraphcloneError` for `match`, or `spans` alone: the one stands in place of the refit, the other is part of it.
     """
 
     stream: str = "mean_abs"
@@ -45,17 +47,29 @@ class Recipe:
     spans: bool = False
     match: bool = False
 
+    def __post_init__(self) -> None:
+        if self.match and self.refit:
+            raise GraphcloneError(
+                "a recipe cannot both match and refit",
+                because="both change the same maps",
+                attempt="Recipe(refit=False, match=True)",
+            )
+        if self.spans and not self.refit:
+            raise GraphcloneError(
+                "spans are part of the refit, which this recipe has not", attempt="Recipe(spans=True) or Recipe(refit=False)"
+            )
+
 
 PAPER = Recipe(places="mean", influence=False, rotate=False, refit=False)
 RECIPES: Mapping[str, Recipe] = {"paper": PAPER, "full": Recipe()}
 DEFAULT = "full"  # where there is data: benchmarks/CONVERGENCE.md
 
 
-def recipe_named(name: str) -> Recipe:
+def recipe_named(name: object) -> Recipe:
     """**Raises** `UnknownNameError`."""
     if name not in RECIPES:
         raise UnknownNameError(f"no recipe is called '{name}'", attempt=" or ".join(RECIPES))
-    return RECIPES[name]
+    return RECIPES[str(name)]
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def subclone(
 
     **Raises** `CaptureError`, `DestinationError`, `WeightsError`, `UnknownNameError`.
     """
-    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    recipe = recipe if isinstance(recipe, Recipe) else recipe_named(recipe)
     check_finite(parent)
     child: Any = destination if isinstance(destination, nn.Module) else destination()
     trace = capture(parent, args, kwargs)

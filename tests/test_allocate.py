@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import graphclone as gc
 from graphclone import sizes
 from graphclone.allocate import allocate, flops, latency, parameters
-from graphclone.errors import SizeError
+from graphclone.errors import SizeError, UnknownNameError
 from graphclone.scores import score_gradients
 from tests.test_destination import IDS, Model
 from tests.zoo import subject
@@ -124,5 +124,7 @@ def test_what_cannot_be_had_is_told(layout: gc.Layout, scores: gc.Scores) -> Non
     plan = gc.plan(layout)
     with pytest.raises(SizeError, match="no child within 100"):
         allocate(layout, scores, plan, parameters(layout, plan), 100)
+    with pytest.raises(UnknownNameError, match="is called 'nope'"):
+        allocate(layout, scores, plan, parameters(layout, plan), 30_000, kinds=["nope"])
     with pytest.raises(SizeError, match="no scores of"):
         allocate(layout, gc.Scores(), plan, parameters(layout, plan), 30_000)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import graphclone as gc
 from graphclone.calibration import Calibration
-from graphclone.errors import PlanError, UnknownNameError
+from graphclone.errors import GraphcloneError, PlanError, UnknownNameError
 from graphclone.execute import fill
 from graphclone.recipe import RECIPES, Recipe, begin
 from graphclone.repair import beside, matched, refitted
@@ -226,3 +227,23 @@ def test_the_page_of_recipes_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         exec(each, ran)
     assert ran["losses"]["full"] < ran["losses"]["paper"]
     assert ran["estimate"](ran["fast"]) <= ran["budget"]
+
+
+@pytest.mark.parametrize("words", [{"match": True}, {"spans": True, "refit": False}])
+def test_a_recipe_that_contradicts_itself_is_told(words: dict[str, bool]) -> None:
+    with pytest.raises(GraphcloneError, match="refit"):
+        Recipe(**words)  # type: ignore[arg-type]
+
+
+def test_a_norm_in_single_precision_does_not_keep_a_model_in_double_from_being_rotated() -> None:
+    def llama(width: int) -> LlamaForCausalLM:
+        torch.manual_seed(0)
+        sizes: dict[str, int] = dict(hidden_size=width, num_attention_heads=width // 8, intermediate_size=2 * width)
+        return (
+            LlamaForCausalLM(LlamaConfig(vocab_size=17, num_hidden_layers=2, head_dim=8, use_cache=False, **sizes))
+            .eval()
+            .double()
+        )
+
+    _, report = gc.subclone(llama(32), llama(16), (IDS,), data=BATCHES)
+    assert report.plan.rotated == ("residual",)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import graphclone as gc
 from graphclone.calibration import Calibration
-from graphclone.errors import GraphcloneError, SizeError, UnknownNameError
+from graphclone.errors import GraphcloneError, SizeError, UnknownNameError, WeightsError
 from graphclone.passes import DropBlocks, whole
 from graphclone.passes.drop_blocks import dearest, even, first
 from graphclone.scores import PLACES, STREAM, UNITS, angular, block_influence, greedy, score_gradients
@@ -108,6 +108,8 @@ def test_gradients_need_batches_and_a_kind(parent: Model, layout: gc.Layout) -> 
         score_gradients(layout, parent, [IDS], _loss, kind="loudness")
     with pytest.raises(GraphcloneError, match="no batches"):
         score_gradients(layout, parent, [], _loss)
+    with pytest.raises(GraphcloneError, match="no scalar"):
+        score_gradients(layout, parent, [IDS], lambda outputs, _: outputs)
     with torch.no_grad():
         assert score_gradients(layout, parent, [IDS], _loss).units
     with pytest.raises(GraphcloneError, match="no gradients"):
@@ -136,6 +138,8 @@ def test_the_run_of_blocks_of_the_least_angle_goes(parent: Model) -> None:
     assert [index for index, worth in enumerate(found) if worth == 0] == [least, least + 1]
     assert angular(Calibration.of(parent, BATCHES[:1]), {}).blocks["blocks"] == (1.0, 1.0, 1.0, 1.0)
     assert angular(Calibration.of(parent, BATCHES[:1]), 7).blocks["blocks"] == (1.0, 1.0, 1.0, 1.0)
+    with pytest.raises(UnknownNameError, match="no stack is called 'nope'"):
+        angular(Calibration.of(parent, BATCHES[:1]), {"nope": 2})
     with pytest.raises(SizeError, match="cannot have 0 blocks"):
         angular(Calibration.of(parent, BATCHES[:1]), 0)
 
@@ -152,6 +156,8 @@ def test_greedy_tries_every_removal_anew(layout: gc.Layout) -> None:
     worth = greedy(stack, loss, down_to=2).blocks["blocks"]
     assert sorted(range(4), key=lambda index: worth[index])[:2] == [2, 3]
     assert len(tried) == 4 + 3
+    with pytest.raises(WeightsError, match="no number"):
+        greedy(stack, lambda kept: math.nan)
 
 
 def test_blocks_of_the_highest_scores_stay_in_order(layout: gc.Layout) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from graphclone import sources
 from graphclone.cli.options import Asked
@@ -13,8 +16,9 @@ from graphclone.sources import Parent
 from graphclone.sources.source_folder import load_written
 
 
-def load(asked: Asked, trusted: str = "") -> Parent:
-    """A parent, or a child that `clone` wrote. `trusted`: a factory that the user has named, so that a child's record may name it too.
+def load(asked: Asked, trusted: str = "", examples: Mapping[str, Tensor] | None = None) -> Parent:
+    """A parent, or a child that `clone` wrote. `trusted`: a factory that the user has named, so that a child's record may name it too;
+    `examples`: inputs that stand in place of those that a parent's source finds.
 
     **Raises** `SourceError`, `WeightsError`.
     """
@@ -25,6 +29,7 @@ def load(asked: Asked, trusted: str = "") -> Parent:
         asked.spec,
         args=sources.assignments(asked.arg),
         inputs=asked.input,
+        examples=examples,
         checkpoint=asked.checkpoint,
         allow_pickle=asked.allow_pickle,
         trust_remote_code=asked.trust_remote_code,

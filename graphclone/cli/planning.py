@@ -76,7 +76,7 @@ def known(asked: Asked, wanted: Wanted, inputs: Mapping[str, Tensor] | None = No
 
     **Raises** any of `GraphcloneError`."""
     with working(f"loading {asked.spec}"):
-        parent = children.load(asked)
+        parent = children.load(asked, examples=inputs)
         if inputs is not None and parent.program is None:
             parent = replace(parent, args=(), kwargs=dict(inputs))
         child = asked_for(parent, sources.assignments(wanted.set), wanted)

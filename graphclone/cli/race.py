@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,19 +16,19 @@ from typing import Any
 
 import torch
 from rich.progress import Progress
-from torch import Tensor, nn
+from torch import nn
 
 import graphclone
-from graphclone import sources
 from graphclone.cli.console import err, out
+from graphclone.cli.examples import Batch, check_held_out, check_sizes, loss_of, shuffled, split_data
 from graphclone.cli.kept import Kept, Run, key
 from graphclone.cli.options import Asked
 from graphclone.cli.planning import Job, Known, asked_for, known, planned
-from graphclone.cli.ranking import examples_of
 from graphclone.cli.wanted import Wanted, check
 from graphclone.demo.curves import first_reaching
-from graphclone.errors import DestinationError, SizeError, SourceError, UnknownNameError
+from graphclone.errors import DestinationError, SizeError, UnknownNameError
 from graphclone.execute import execute, fill
+from graphclone.execute.graph import Child
 from graphclone.export.folder import new_folder
 from graphclone.export.pytorch import save_state
 from graphclone.export.record import digest
@@ -36,10 +38,8 @@ from graphclone.training import Learner, curve, held_out_loss
 
 RANDOM = "random"
 ARMS = (RANDOM, *RECIPES)
-_HELD_OUT = 8  # one example of so many, where no file says which
 _CURVE = 20  # evaluations of a run, at most
 
-Batch = dict[str, Tensor]
 Which = tuple[str, float, int]  # arm, peak rate, seed: one run
 
 
@@ -64,6 +64,8 @@ class Course:
             raise SizeError("a race has at least one step and one seed, and children are made on at least two batches")
         if not all(0 < rate < float("inf") for rate in self.rates):
             raise SizeError(f"cannot train at the rates {', '.join(f'{rate:g}' for rate in self.rates)}", attempt="--lr 1e-3")
+        if not 0 <= self.decay < float("inf"):
+            raise SizeError(f"cannot train with a weight decay of {self.decay:g}", attempt="--decay 0.1")
 
     def runs(self) -> list[Which]:
         return list(itertools.product(dict.fromkeys(self.arms), dict.fromkeys(self.rates), self.seeds))
@@ -115,17 +117,16 @@ def run(asked: Asked, wanted: Wanted, course: Course) -> None:
     course.check()
     assert wanted.output is not None
     with new_folder(wanted.output, wanted.overwrite) as folder:
-        train, held_out = _data(asked, wanted, course)
+        train, held_out = split_data(asked, wanted, course.held_out)
         of = known(asked, wanted, {name: tensor[: wanted.batch] for name, tensor in train.items()})
-        with torch.no_grad():
-            _loss(of.parent.module, held_out[0], name="parent")  # before any child is made
+        check_held_out(of.parent, held_out, course.held_out)  # before any child is made
         few = folder / "calibration.safetensors"
         save_state({name: tensor[: course.calibration * wanted.batch] for name, tensor in train.items()}, few)
         race = _Race(asked, wanted, course, train, held_out, of, few, {})
         kept, every = Kept.beside(wanted.output), race.determined()
         ran = _all_run(race, kept, every)
         _tell(ran)
-        (folder / "race.json").write_text(json.dumps(_data_of(ran, wanted, course), indent=1) + "\n", encoding="utf-8")
+        (folder / "race.json").write_text(json.dumps(_finite(_data_of(ran, wanted, course)), indent=1) + "\n", encoding="utf-8")
         _plot(folder / "loss.png", ran)
     kept.forget(every.values())
     out().print(f"written to [bold]{wanted.output}[/]", soft_wrap=True)
@@ -180,6 +181,7 @@ class _Race:
             "graphclone": graphclone.__version__,
             "torch": torch.__version__,
             "parent": digest(trace.state, str(trace.graph), str(getattr(self.of.parent.module, "config", ""))),
+            "built": [self.asked.arg, digest({}, _code(self.of.parent.module))],  # in train mode it may be another program
             "train": digest(self.train),
             "held_out": [digest(batch) for batch in self.held_out],
             "set": wanted.set,
@@ -202,6 +204,8 @@ class _Race:
     def run(self, arm: str, rate: float, seed: int) -> Run:
         wanted = replace(self.wanted, seed=seed)
         child = _begun(arm, self._job("paper" if arm == RANDOM else arm), wanted)
+        if isinstance(child, Child):
+            check_sizes(self.train, self.held_out)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # a child that drops units does so alike, whatever ran before
             losses = _losses(child, arm, rate, wanted, self.course, self.train, self.held_out)
@@ -213,38 +217,20 @@ class _Race:
         return self.jobs[recipe]
 
 
-def _data(asked: Asked, wanted: Wanted, course: Course) -> tuple[Batch, list[Batch]]:
-    """What is learnt from, and batches of what is not."""
-    assert wanted.data is not None
-    train = sources.read_state(wanted.data, allow_pickle=asked.allow_pickle)
-    count = examples_of(train, wanted.data)
-    if course.held_out is not None:
-        held_out = sources.read_state(course.held_out, allow_pickle=asked.allow_pickle)
-        examples_of(held_out, course.held_out)
-    else:
-        apart = count // _HELD_OUT
-        held_out = {name: tensor[count - apart :] for name, tensor in train.items()}
-        train = {name: tensor[: count - apart] for name, tensor in train.items()}
-    least = min(examples_of(train, wanted.data), examples_of(held_out, wanted.data) if held_out else 0)
-    if least < wanted.batch:
-        raise SourceError(
-            f"'{wanted.data}' has too few examples for a race",
-            because=f"there are {count}, of which an eighth is held out: {least}, fewer than a batch of {wanted.batch}"
-            if course.held_out is None
-            else f"there are {least} on one side, fewer than a batch of {wanted.batch}",
-            attempt="more data, --held-out FILE, or a smaller --batch",
-        )
-    whole = range(0, len(next(iter(held_out.values()))) // wanted.batch * wanted.batch, wanted.batch)
-    return train, [{name: tensor[at : at + wanted.batch] for name, tensor in held_out.items()} for at in whole]
+def _code(module: nn.Module) -> str:
+    """The file that the parent's class is written in, where there is one."""
+    with contextlib.suppress(OSError, TypeError):
+        return Path(inspect.getfile(type(module))).read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def _losses(
     child: nn.Module, arm: str, rate: float, wanted: Wanted, course: Course, train: Batch, held_out: list[Batch]
 ) -> dict[int, float]:
     """One run, with a bar."""
-    loss, losses = partial(_loss, name=f"{arm} child"), {}
+    loss, losses = partial(loss_of, name=f"{arm} child"), {}
     learner = Learner[Batch](child, loss, lr=rate, steps=course.steps, decay=course.decay)
-    batches, every = _shuffled(train, wanted.batch, wanted.seed), _every(course.steps, held_out)
+    batches, every = shuffled(train, wanted.batch, wanted.seed), _every(course.steps, held_out)
     with Progress(console=err(), transient=True, disable=not err().is_terminal) as bar:
         task = bar.add_task(_named(arm, rate, wanted.seed), total=course.steps)
         for step, found in curve(learner, batches, course.steps, every, lambda: held_out_loss(child, loss, held_out)):
@@ -284,35 +270,6 @@ def _begun(arm: str, job: Job, wanted: Wanted) -> nn.Module:
     return child
 
 
-def _loss(model: nn.Module, batch: Batch, *, name: str) -> Tensor:
-    """What the model itself calls its loss: `.loss` of its output, or a first output without dims.
-
-    **Raises** `SourceError` where it has none.
-    """
-    found: Any = model(**batch)
-    loss = getattr(found, "loss", None)
-    if loss is None and isinstance(found, Mapping):
-        loss = found.get("loss")
-    if loss is None:
-        loss = found[0] if isinstance(found, (tuple, list)) else found
-    if not isinstance(loss, Tensor) or loss.dim():
-        raise SourceError(
-            f"the {name} gives no loss",
-            because="its output has no `.loss`, and its first one is no scalar",
-            attempt="labels among the tensors of --data, named as the parent's forward names them",
-        )
-    return loss
-
-
-def _shuffled(data: Batch, size: int, seed: int) -> Iterator[Batch]:
-    """Endless batches; every example once, then again in another order."""
-    order, count = torch.Generator().manual_seed(seed), len(next(iter(data.values())))
-    while True:
-        for at in torch.split(torch.randperm(count, generator=order), size):
-            if len(at) == size:
-                yield {name: tensor[at] for name, tensor in data.items()}
-
-
 def _tell(ran: list[Ran]) -> None:
     twin = next((each for each in ran if each.arm == RANDOM), None)
     table = Sheet("", ">parameters", ">peak lr", ">before", ">half-way", ">at the end", "sooner than random")
@@ -324,6 +281,8 @@ def _tell(ran: list[Ran]) -> None:
         losses[-1] += f" ± {spread:.4f}" if spread is not None else ""
         table.add_row(each.arm, f"{each.parameters:,}", f"{each.rate:g}", *losses, _sooner(each, twin) if twin else "")
     out().print(table)
+    if lost := [each.arm for each in ran if not math.isfinite(each.ends[each.rate])]:
+        err().print(f"no run of {', '.join(lost)} ends at a finite loss: try a lower --lr", markup=False, soft_wrap=True)
 
 
 def _sooner(each: Ran, twin: Ran) -> str:
@@ -354,6 +313,15 @@ def _data_of(ran: list[Ran], wanted: Wanted, course: Course) -> dict[str, Any]:
             for each in ran
         },
     }
+
+
+def _finite(data: Any) -> Any:
+    """As JSON has it: null for a loss that is no number."""
+    if isinstance(data, dict):
+        return {name: _finite(each) for name, each in data.items()}
+    if isinstance(data, list):
+        return [_finite(each) for each in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _plot(path: Path, ran: list[Ran]) -> None:

@@ -31,7 +31,7 @@ def ranked(asked: Asked, wanted: Wanted, parent: Parent, layout: Layout) -> tupl
         return Seen(Scores() if wanted.scores == "uniform" else score_weights(layout)), None
     state = sources.read_state(wanted.data, allow_pickle=asked.allow_pickle)
     examples = examples_of(state, wanted.data)
-    _check_names(state, parent, wanted.data)
+    check_names(state, parent, wanted.data)
     try:
         calibration = Calibration.of(parent.module, _batches(state, examples, wanted.batch), layout)
         return look(layout, calibration, recipe_named(wanted.begins)), calibration
@@ -61,7 +61,8 @@ def examples_of(state: Mapping[str, Tensor], path: Path) -> int:
     return next(iter(counts.values()))
 
 
-def _check_names(state: Mapping[str, Tensor], parent: Parent, path: Path) -> None:
+def check_names(state: Mapping[str, Tensor], parent: Parent, path: Path) -> None:
+    """**Raises** `SourceError` for a tensor that is no input of the parent (one that takes anything by name would pass over it)."""
     parameters = inspect.signature(parent.module.forward).parameters.values()
     names = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     if names and (unknown := sorted(set(state) - set(names))):

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from graphclone.blocks import Stack
 from graphclone.calibration import Calibration, Visit, along, between, finite
-from graphclone.errors import SizeError
+from graphclone.errors import SizeError, UnknownNameError, WeightsError
 from graphclone.layout import Layout
 from graphclone.scores.scores import Scores
 
@@ -51,7 +51,8 @@ class Influence:
 
 def angular(calibration: Calibration, depth: int | Mapping[str, int]) -> Scores:
     """Of all runs of neighbouring blocks that are as long as must go, the one with the least angle between what enters and what leaves
-    it, arccos(cos) / π ("The Unreasonable Ineffectiveness of the Deeper Layers", arXiv 2403.17887, §3.2). Those scores are 0, others 1."""
+    it, arccos(cos) / π ("The Unreasonable Ineffectiveness of the Deeper Layers", arXiv 2403.17887, §3.2). Those scores are 0, others 1:
+    they are of this `depth`, and say nothing of another."""
     said: dict[str, list[Tensor]] = defaultdict(list)
 
     def judge(stack: Stack, seen: Mapping[fx.Node, Tensor]) -> None:
@@ -64,6 +65,8 @@ def angular(calibration: Calibration, depth: int | Mapping[str, int]) -> Scores:
         said[stack.name].append(torch.tensor(angles))
 
     stacks = calibration.parts[0][0].blocks
+    if unknown := set(depth if isinstance(depth, Mapping) else ()) - {stack.name for stack in stacks}:
+        raise UnknownNameError(f"no stack is called '{unknown.pop()}'", attempt=" or ".join(stack.name for stack in stacks))
     kept = {stack.name: _kept(stack, depth) for stack in stacks}
     calibration.each(lambda layout: _between(layout, judge))
     scores = {}
@@ -81,11 +84,17 @@ def greedy(stack: Stack, loss: Callable[[tuple[int, ...]], float], down_to: int 
     after each (no gradient, one evaluation per try).
 
     **Arguments**: `loss(kept)`, the loss of the parent with these blocks of the stack only.
+
+    **Raises** `WeightsError` for a loss that is NaN.
     """
     kept = tuple(range(len(stack)))
     worth = dict.fromkeys(kept, float(len(stack)))
     while len(kept) > down_to:
         tries = {index: loss(tuple(each for each in kept if each != index)) for index in kept}
+        if any(map(math.isnan, tries.values())):
+            raise WeightsError(
+                f"without some block of '{stack.name}' the loss is no number", attempt="other weights, or other data"
+            )
         gone = min(tries, key=lambda index: (tries[index], -index))
         worth[gone] = float(len(stack) - len(kept))
         kept = tuple(each for each in kept if each != gone)

@@ -43,6 +43,9 @@ def score_gradients(
         args, kwargs = call(batch)
         with torch.enable_grad():
             value = loss(model(*args, **kwargs), batch)
+        if not isinstance(value, Tensor) or value.dim():
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise GraphcloneError("the loss to score units by is no scalar", because=f"loss(outputs, batch) gives {shape}")
         gradients = torch.autograd.grad(value, list(named.values()), allow_unused=True)
         count += 1
         for factor, total in _summed(layout, dict(zip(named, gradients, strict=True)), named, kind).items():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import Tensor
 
 from graphclone.errors import SourceError
 from graphclone.sources.inputs import Input, parse_input, with_inputs
@@ -61,6 +63,7 @@ def load(
     *,
     args: Mapping[str, object] | None = None,
     inputs: Sequence[str] = (),
+    examples: Mapping[str, Tensor] | None = None,
     checkpoint: Path | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
@@ -69,7 +72,8 @@ def load(
 
     `spec` is a Hugging Face folder, `timm:NAME`, `torchvision:NAME`, `package.module:factory` or a `.pt2` file. `args` go
     to the factory (a string is read as the literal that it spells). `inputs` add or replace example inputs, in the
-    notation of `parse_input`. `checkpoint` is a file of trained weights for a model that a factory makes.
+    notation of `parse_input`; `examples` stand in place of all of them. `checkpoint` is a file of trained weights for a model
+    that a factory makes.
 
     Raises:
         SourceError: the parent cannot be found or read, or nothing is known of its inputs.
@@ -85,7 +89,7 @@ def load(
             raise SourceError(f"cannot load '{checkpoint}' into '{spec}'", because="an exported program has its own weights")
         fill(parent.module, checkpoint, allow_pickle=allow_pickle)
     check_finite(parent.module, spec)
-    parent = with_inputs(parent, inputs)
+    parent = with_inputs(parent, inputs) if examples is None else replace(parent, args=(), kwargs=dict(examples))
     if not parent.args and not parent.kwargs:
         raise SourceError(
             f"nothing is known of the inputs of '{spec}'",

@@ -197,6 +197,8 @@ def test_a_race_of_graphs_has_no_random_child_and_says_why(run: Run, images: Pat
     [
         (["--arm", "fastest"], "no way to begin is called 'fastest'"),
         (["--lr", "0"], "cannot train at the rates 0"),
+        (["--decay", "-1"], "cannot train with a weight decay of -1"),
+        (["--decay", "nan"], "cannot train with a weight decay of nan"),
         (["--steps", "0"], "at least one step"),
         (["--seeds", "0"], "one seed"),
         (["--batch", "100"], "too few examples for a race"),
@@ -215,3 +217,91 @@ def test_a_race_without_labels_is_refused_before_any_child_is_made(run: Run, ima
     assert done.status == 2
     assert "the parent gives no loss" in done.err
     assert "labels among the tensors of --data" in done.err
+
+
+@pytest.mark.parametrize(
+    ("held_out", "told"),
+    [
+        ({"labels": torch.full((32,), 99)}, "the parent cannot run on 'held.safetensors'"),
+        ({"pixels": torch.zeros(32, 1, 8, 8)}, "the parent takes no input 'pixels'"),
+        ({"labels": None}, "the parent gives no loss"),
+    ],
+)
+def test_what_is_held_out_is_looked_at_before_any_child_is_made(
+    run: Run, images: Path, held_out: dict[str, torch.Tensor | None], told: str
+) -> None:
+    whole = {name: tensor[:32].clone() for name, tensor in load_file(images).items()} | held_out
+    save_file({name: tensor for name, tensor in whole.items() if tensor is not None}, "held.safetensors")
+    done = run("race", PARENT, "--data", images, "--held-out", "held.safetensors", *SMALLER, "-o", "race")
+    assert done.status == 2
+    assert told in done.err
+    assert not Path("race").exists()
+
+
+FACTORY = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self, width, drop):
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down, self.drop = torch.nn.Linear(4, width), torch.nn.Linear(width, 1), drop
+
+    def forward(self, x, y):
+        units = torch.relu(self.up(x))
+        if self.training:
+            units = torch.nn.functional.dropout(units, self.drop)
+        return ((self.down(units).mean(1) - y) ** 2).mean()
+
+
+def net(width=16, drop=0.0):
+    return Net(width, drop)
+"""
+
+
+@pytest.fixture
+def numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "dropping_net.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    drawn = torch.Generator().manual_seed(0)
+    save_file({"x": torch.randn(64, 5, 4, generator=drawn), "y": torch.randn(64, 1, generator=drawn)}, tmp_path / "n.safetensors")
+    return tmp_path / "n.safetensors"
+
+
+def test_runs_of_a_parent_that_trains_otherwise_are_not_gone_on_with(run: Run, numbers: Path) -> None:
+    """What differs is in no graph of eval mode; and what a factory takes, the data say."""
+    words = ["race", "dropping_net:net", "--data", numbers, "--set", "width=8", "--steps", "30", "--batch", "8", "--lr", "0.01"]
+    kept = Path("race.partial.jsonl")
+    assert run(*words, "--arg", "drop=0.9", "-o", "race").status == 0
+    dropped = json.loads(Path("race/race.json").read_text())["arms"]
+    assert run(*words, "-o", "plain").status == 0
+    plain = json.loads(Path("plain/race.json").read_text())["arms"]
+    assert dropped["paper"]["loss"][0] == plain["paper"]["loss"][0]
+    assert dropped["paper"]["loss"] != plain["paper"]["loss"]
+    lines = []
+    for arg in ("0.9", "0.0"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Kept, "forget", lambda *_: None)  # as if it had been stopped at the end
+            assert run(*words, "--arg", f"drop={arg}", "-o", "race", "--overwrite").status == 0
+        lines.append(len(kept.read_text().split()))
+    assert lines[1] == 2 * lines[0], "the second race used a run of the first"
+
+
+def test_a_graph_takes_nothing_held_out_of_another_size(run: Run, numbers: Path) -> None:
+    save_file({"x": torch.randn(16, 3, 4), "y": torch.randn(16, 1)}, "held.safetensors")
+    words = ["--width", "up.out=8", "--arm", "paper", "--steps", "4", "--batch", "8", "--lr", "0.01", "-o", "race"]
+    layout = run("inspect", "dropping_net:net", "--input", "x=float32[8,5,4]", "--input", "y=float32[8,1]")
+    name = next(word for word in layout.out.split() if word.endswith("hidden"))
+    words[1] = f"{name}=8"
+    done = run("race", "dropping_net:net", "--data", numbers, "--held-out", "held.safetensors", *words)
+    assert done.status == 2
+    assert "'x' is [3, 4] there, and [5, 4] in the data" in done.err
+
+
+def test_a_race_that_diverges_says_so_and_writes_json(run: Run, numbers: Path) -> None:
+    words = ["race", "dropping_net:net", "--data", numbers, "--set", "width=8", "--steps", "30", "--batch", "8", "--lr", "1e30"]
+    done = run(*words, "--arm", "random", "-o", "race")
+    assert done.status == 0
+    assert "no run of random ends at a finite loss" in done.err
+    assert json.loads(Path("race/race.json").read_text(), parse_constant=pytest.fail)["arms"]["random"]["loss"][-1] is None

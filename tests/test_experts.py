@@ -9,7 +9,8 @@ import torch
 
 import graphclone as gc
 from benchmarks.experts import PAGE, ROLES, page, roles
-from graphclone.verify import difference, maskable, masked_parent, outputs, permutation, two_roads
+from graphclone.rotation import meetings
+from graphclone.verify import difference, maskable, masked_parent, outputs, permutation, rotation, two_roads
 from models_zoo import field
 from models_zoo.field.hf.zoo import set_experts
 
@@ -37,8 +38,26 @@ def test_experts_their_hidden_units_and_the_residual_are_free(name: str) -> None
         masked_parent(layout.trace, layout, inputs, 0),
     )
     assert all(verdict.passed for verdict in verdicts), verdicts
+    (stream,) = (factor for factor in layout.factors if factor.kind == "residual")
+    turns = meetings(layout, stream)
+    assert {name for name in layout.parameters if ".experts." in name and name.endswith("down_proj")} <= {
+        name for name, _ in turns.writers
+    }
+    assert rotation(layout.trace, layout, inputs, outputs(model, inputs), 0).passed
     masked = {factor for factor in maskable(layout) if any(".experts." in name for name, _ in factor.slots)}
     assert len(masked) == sum(".experts.down_proj" in name for name in layout.parameters if "bias" not in name)
+
+
+def test_a_stream_that_experts_read_and_write_is_rotated() -> None:
+    entry = field.find("hf/mixtral/MixtralForCausalLM")
+    model, (args, kwargs) = entry.build(), entry.inputs()
+    small = entry.others["half widths"]()
+    assert set_experts(model, "grouped_mm")
+    assert set_experts(small, "grouped_mm")
+    data = [{**kwargs, "input_ids": kwargs["input_ids"].roll(shift, -1)} for shift in range(4)]
+    child, report = gc.subclone(model, small, args, kwargs, data=data)
+    assert "residual" in report.plan.rotated
+    assert two_roads(report.plan, model, child, (args, kwargs)).passed
 
 
 def test_dropping_experts_is_never_choosing_them() -> None:

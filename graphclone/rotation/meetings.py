@@ -147,6 +147,8 @@ class _Walk:
         if name in ("aten.zeros", "aten.new_zeros", "aten.zeros_like"):
             return _Seen() if self._on(node) else None
         if not inputs:
+            if not self._on(node):  # it had only the dtype or shape of what is on the stream
+                return None
             raise self._refused("a value is spread over its units", node)
         if self.heads is not None:
             self._same_heads(node, self.heads)
@@ -297,6 +299,7 @@ class _Walk:
             "aten.convolution": 2,
             "aten.conv1d": 2,
             "aten.conv2d": 2,
+            "aten._grouped_mm": 3,
         }.get(name)
         operands = list(node.args[1]) if name == "aten.einsum" else list(node.args)  # type: ignore[arg-type]
         if added is not None and added < len(operands) and isinstance(operands[added], fx.Node) and operands[added] not in inputs:
@@ -432,9 +435,9 @@ _LINEAR = {
     f"aten.{name}"
     for name in (
         "linear", "addmm", "mm", "bmm", "baddbmm", "matmul", "einsum", "embedding", "convolution", "conv1d", "conv2d",
-        "scaled_dot_product_attention",
+        "scaled_dot_product_attention", "_grouped_mm",
     )
-}  # fmt: skip
+} | {"transformers.grouped_mm_fallback"}  # fmt: skip
 _PRODUCTS = (_LINEAR - {"aten.embedding"}) | {"aten.mv", "aten.dot", "aten.conv3d"}  # that may sum over the units
 
 

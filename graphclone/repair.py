@@ -9,6 +9,7 @@ between blocks and results of maps are replaced by the parent's, so that no map 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ _MEMORY = 2**31  # bytes
 @dataclass(frozen=True)
 class Map:
     """A linear map of the child: `op` in its graph and `of` in the parent's; `weight`, a tensor of the plan, [out, in] if `rows`, else
-    [in, out]. `last`: what it adds to the stream is the last that its block does."""
+    [in, out], or a stack of such. `last`: what it adds to the stream is the last that its block does."""
 
     op: fx.Node
     of: fx.Node
@@ -44,7 +45,7 @@ class Map:
 
 @dataclass
 class _Moments:
-    """Sums over tokens: of x xᵀ, x yᵀ and |y|²."""
+    """Sums over tokens: of x xᵀ, x yᵀ and |y|²; the first two for each matrix of a stack, over its tokens."""
 
     xx: Tensor
     xy: Tensor
@@ -55,7 +56,7 @@ class _Moments:
 
     def error(self, w: Tensor) -> float:
         """The squared error of y = w x, [out, in]."""
-        return float((w @ self.xx * w).sum() - 2 * (w.T * self.xy).sum()) + self.yy
+        return float((w @ self.xx * w).sum() - 2 * (w.mT * self.xy).sum()) + self.yy
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,8 @@ class _Measured:
 
     @property
     def first(self) -> Tensor:
-        """The plan's own weight, [out, in]."""
-        return self.start.double() if self.rows else self.start.double().T
+        """The plan's own weight, [out, in], or a stack of such."""
+        return self.start.double() if self.rows else self.start.double().mT
 
     def solved(self) -> Tensor | None:
         """The weight that fits best; None where the plan's own does, or where nothing is held out that could tell."""
@@ -153,7 +154,7 @@ class _Measured:
         if best is None:
             return None
         solution = _ridge(self.train + self.test, self.first, best)
-        return (solution if self.rows else solution.T).to(self.start.dtype).contiguous()
+        return (solution if self.rows else solution.mT).to(self.start.dtype).contiguous()
 
     def matched(self) -> float | None:
         every = [each for each in (self.train, self.test) if each is not None]
@@ -186,8 +187,8 @@ def _groups(every: list[_Measured]) -> Iterator[dict[str, _Measured]]:
     group: dict[str, _Measured] = {}
     held = 0
     for each in every:
-        out, given = each.first.shape
-        size = 2 * 8 * given * (given + out)
+        *stack, out, given = each.first.shape
+        size = 2 * 8 * math.prod(stack) * given * (given + out)
         if group and held + size > _MEMORY:
             yield group
             group, held = {}, 0
@@ -197,12 +198,11 @@ def _groups(every: list[_Measured]) -> Iterator[dict[str, _Measured]]:
 
 
 def _ridge(moments: _Moments, first: Tensor, ridge: float) -> Tensor:
-    """argmin |X Wᵀ - Y|² + λ |W - W₀|², with λ a share of the mean squared input."""
-    if not moments.xx.diagonal().mean() > 0:  # nothing goes in
-        return first
-    damped = moments.xx + ridge * moments.xx.diagonal().mean() * torch.eye(len(moments.xx)).to(moments.xx)
-    change: Tensor = torch.linalg.solve(damped, moments.xy - moments.xx @ first.T)
-    return first + change.T
+    """argmin |X Wᵀ - Y|² + λ |W - W₀|², with λ a share of the mean squared input. Where nothing goes in, W₀."""
+    mean = moments.xx.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    damped = moments.xx + torch.where(mean > 0, ridge * mean, 1.0) * torch.eye(moments.xx.shape[-1]).to(moments.xx)
+    change: Tensor = torch.linalg.solve(damped, moments.xy - moments.xx @ first.mT)
+    return torch.where(mean > 0, first + change.mT, first)
 
 
 def _maps(layout: Layout, plan: Plan, child: Child) -> Iterator[Map]:
@@ -213,22 +213,43 @@ def _maps(layout: Layout, plan: Plan, child: Child) -> Iterator[Map]:
     for node in child.graph.nodes:
         of, at = node.meta.get("of"), _WEIGHT.get(name_of(node.target))
         if node.op == "call_function" and of in shrunk and at is not None:
-            weight = node.args[at]
+            weight, grouped = node.args[at], name_of(node.target) in _GROUPED
             rows = name_of(node.target) == "aten.linear"
-            if name_of(weight.target) == "aten.t":
+            if name_of(weight.target) == "aten.t" or (grouped and _swaps(weight)):
                 weight, rows = weight.args[0], not rows
             if (
                 weight.op == "get_attr"
                 and len(weight.users) == 1
                 and "tensor" in weight.meta
                 and weight.meta["tensor"] in parameters
-                and parameters[weight.meta["tensor"]].dim() == 2
-                and not node.kwargs  # an alpha or beta of addmm
+                and parameters[weight.meta["tensor"]].dim() == 2 + grouped
+                and (not grouped or _whole(layout, plan, weight.meta["tensor"]))
+                and (node.kwargs.keys() <= {"offs"} if grouped else not node.kwargs)  # an alpha or beta of addmm
+                and not (grouped and any(node.args[3:]))  # nor a bias or another dtype
             ):
                 yield Map(node, of, weight.meta["tensor"], rows, of in last)
 
 
-_WEIGHT = {"aten.linear": 1, "aten.addmm": 2, "aten.mm": 1, "aten.matmul": 1}
+_WEIGHT = {
+    "aten.linear": 1,
+    "aten.addmm": 2,
+    "aten.mm": 1,
+    "aten.matmul": 1,
+    "aten._grouped_mm": 1,
+    "transformers.grouped_mm_fallback": 1,
+}
+_GROUPED = ("aten._grouped_mm", "transformers.grouped_mm_fallback")  # rows up to each boundary, with one matrix of a stack each
+
+
+def _swaps(node: fx.Node) -> bool:
+    return name_of(node.target) == "aten.transpose" and {int(dim) % 3 for dim in node.args[1:3]} == {1, 2}  # type: ignore[arg-type]
+
+
+def _whole(layout: Layout, plan: Plan, weight: str) -> bool:
+    """Whether the child has every matrix of a stack, so that it can be given the rows that the parent's is."""
+    keep = {layout[name]: kept for name, kept in plan.keep.items()}
+    axis = layout.axes(plan.tensors[weight].source)[0]
+    return 0 not in plan.tensors[weight].take and algebra.size(axis, keep) == axis.size
 
 
 def _last_maps(layout: Layout) -> Iterator[fx.Node]:
@@ -255,8 +276,9 @@ class _Side(fx.Interpreter):
         self.stream = {end: end for stack in layout.blocks for block in stack.blocks for end in (block.entry, block.exit)}
         if spans:
             self.stream.update(_ends_of_spans(layout, plan))
-        self.wanted = {*self.results.values(), *self.stream, *self.stream.values()}
         self.needed = self._needed()
+        self.chosen = self._choices()
+        self.wanted = {*self.results.values(), *self.stream, *self.stream.values(), *self.chosen.values()}
         self.parent: dict[fx.Node, Any] = {}
         self.given: tuple[fx.Node, Tensor, Tensor] | None = None
         self.seen: list[tuple[str, _Moments]] = []
@@ -272,6 +294,8 @@ class _Side(fx.Interpreter):
         if n not in self.needed and n.op != "placeholder":  # which takes its input off the list
             return None
         of = n.meta.get("of")
+        if n in self.chosen:
+            return self.parent[self.chosen[n]]
         if n in self.results:
             target = self._kept(self.results[n], self.parent[self.results[n]])
             return self._look(self.maps[n], target) if n in self.maps else target
@@ -288,12 +312,31 @@ class _Side(fx.Interpreter):
                 waiting += () if known else node.all_input_nodes
         return found
 
+    def _choices(self) -> dict[fx.Node, fx.Node]:
+        """Whole numbers that say which rows go to which matrix of a stack: the child's are the parent's, so that rows are the same ones."""
+        found, waiting = dict[fx.Node, fx.Node](), [op for op in self.maps if name_of(op.target) in _GROUPED]
+        passed = {*self.results, *(node for node in self.needed if node.meta.get("of") in self.stream)}
+        while waiting:
+            for node in waiting.pop().all_input_nodes:
+                if node in passed or node.op != "call_function":
+                    continue
+                passed.add(node)
+                value = node.meta["of"].meta.get("val")
+                if isinstance(value, Tensor) and not value.is_floating_point():
+                    found[node] = node.meta["of"]
+                else:
+                    waiting.append(node)
+        return found
+
     def _look(self, each: Map, result: Tensor) -> Tensor:
         target = result
         if each.last and (exit := next((user for user in _outward(each.of) if user in self.stream), None)) is not None:
             beyond = self._kept(exit, self.parent[self.stream[exit]] - self.parent[exit])
             target = target + beyond.reshape(target.shape)
         args = each.op.args
+        if name_of(each.op.target) in _GROUPED:
+            self.seen.append((each.weight, _by_matrix(self.env[args[0]], target, self.env[_ends(each.op)])))  # type: ignore[index]
+            return target
         x, xx = self._input(args[1] if name_of(each.op.target) == "aten.addmm" else args[0])  # type: ignore[arg-type]
         y = target.reshape(-1, target.shape[-1]).double()
         bias = _bias(each.op)
@@ -318,6 +361,20 @@ class _Side(fx.Interpreter):
             if positions != range(axis.size):
                 value = value.index_select(dim, torch.as_tensor(positions, device=value.device))
         return value
+
+
+def _ends(op: fx.Node) -> fx.Node:
+    found = op.kwargs.get("offs", op.args[2] if len(op.args) > 2 else None)
+    assert isinstance(found, fx.Node)
+    return found
+
+
+def _by_matrix(x: Tensor, y: Tensor, ends: Tensor) -> _Moments:
+    """Of rows x [n, i] and y [n, o], those from one boundary to the next are one matrix's."""
+    bounds = [0, *ends.tolist()]
+    parts = [(x[start:end].double(), y[start:end].double()) for start, end in itertools.pairwise(bounds)]
+    xx, xy = torch.stack([a.T @ a for a, _ in parts]), torch.stack([a.T @ b for a, b in parts])
+    return _Moments(xx, xy, sum(float(b.square().sum()) for _, b in parts))
 
 
 def _bias(op: fx.Node) -> fx.Node | None:

@@ -23,6 +23,7 @@ ORDER = [
     ["scores", "rotation"],
     ["passes", "allocate"],
     ["execute"],
+    ["reshaped"],
     ["repair"],
     ["recipe"],
     ["depths"],

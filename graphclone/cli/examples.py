@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from graphclone import sources
 from graphclone.cli.options import Asked
-from graphclone.cli.ranking import check_names, examples_of
+from graphclone.cli.ranking import cannot_run, check_names, examples_of
 from graphclone.cli.wanted import Wanted
 from graphclone.errors import GraphcloneError, SourceError
 from graphclone.sources import Parent
@@ -60,12 +60,8 @@ def check_held_out(parent: Parent, held_out: list[Batch], file: Path | None) -> 
         except GraphcloneError:
             raise
         except Exception as error:  # whatever an op raises on an input of another range, dtype, shape or name than it expects
-            told = ", ".join(f"{name} {str(each.dtype).removeprefix('torch.')}{list(each.shape)}" for name, each in batch.items())
-            raise SourceError(
-                f"the parent cannot run on {f'{chr(39)}{file}{chr(39)}' if file is not None else 'the examples that are held out'}",
-                because=f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({told})",
-                attempt="examples like those of --data",
-            ) from error
+            where = f"'{file}'" if file is not None else "the examples that are held out"
+            raise cannot_run(where, batch, error) from error
 
 
 def check_sizes(train: Batch, held_out: list[Batch]) -> None:

@@ -38,12 +38,17 @@ def ranked(asked: Asked, wanted: Wanted, parent: Parent, layout: Layout) -> tupl
     except WeightsError:
         raise
     except Exception as error:  # whatever an op raises on an input of another range, dtype or shape than it expects
-        shapes = ", ".join(f"{name} {str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for name, t in state.items())
-        raise SourceError(
-            f"the parent cannot run on '{wanted.data}'",
-            because=f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({shapes})",
-            attempt="data as the parent was trained on, one tensor per input, with examples along dim 0",
-        ) from error
+        raise cannot_run(f"'{wanted.data}'", state, error) from error
+
+
+def cannot_run(where: str, tensors: Mapping[str, Tensor], error: Exception) -> SourceError:
+    """What to say of data on which the parent raised an error."""
+    shapes = ", ".join(f"{name} {str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for name, t in tensors.items())
+    return SourceError(
+        f"the parent cannot run on {where}",
+        because=f"it raised {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({shapes})",
+        attempt="data as the parent was trained on, one tensor per input, with examples along dim 0",
+    )
 
 
 def examples_of(state: Mapping[str, Tensor], path: Path) -> int:
